@@ -1,0 +1,173 @@
+"""What a user asks for: one frozen config class a method, checked when it is made.
+
+KernelWarehouse: arXiv 2406.07879 (ICML 2024); defaults are those of its ImageNet runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, get_args
+
+from dynaconv.errors import DynaconvError
+
+SharingRange = Literal["model", "stage", "block", "layer", "none"]
+Partition = Literal["full", "channel", "none"]
+Assignment = Literal["one-to-one", "all", "several", "pairs", "none"]
+AttentionFunction = Literal["contrasting", "softmax", "sigmoid", "nonnegative"]
+BranchNorm = Literal["batch", "layer"]
+
+OVERRIDABLE = ("budget", "cell_scale", "partition", "reduction", "nonlocal_basis_ratio", "assignment")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise DynaconvError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}")
+
+
+def _check_range(name: str, value: Any, low: float, high: float, unit: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+        raise DynaconvError(f"{name}={value!r} is out of range; expected a number above {low:g}, at most {high:g}{unit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelWarehouseConfig:
+    """KernelWarehouse: cells shared by layers, mixed per sample by a signed attention.
+
+    Args:
+        budget: b = n / m_t, cells in a warehouse per mixture that draws on it: 1/4 ... 4 in the paper. Parameters
+            scale with it; below 1 some mixtures start from the zero cell.
+        cell_scale: size of a cell relative to the greatest common divisor of the sharing layers' channels, one
+            number or (out, in). The paper uses 1 for b >= 1 and 0.5 for b < 1.
+        partition: ``"full"`` cuts kernels along channels and space (cells are 1x1 in space), ``"channel"`` keeps the
+            spatial kernel whole, ``"none"`` makes a cell of the whole kernel.
+        sharing: which layers share a warehouse: a range (``"stage"`` is the paper's; ``"model"``, ``"block"``,
+            ``"layer"``, and ``"none"`` = every mixture its own cells), or a mapping from layer-name patterns to
+            warehouse names, or a function from :class:`dynaconv.planning.LayerSpec` to a warehouse name.
+        handover: hand each stage's first layers, those that still have the previous stage's width, to the warehouse
+            of the previous stage (the paper's rule, range ``"stage"`` only).
+        split_pointwise: separate warehouses for point-wise layers that widen and that narrow (MobileNetV2, b = 4).
+        stage_splits: stage index -> number of equal runs of blocks to cut that stage into (ConvNeXt: ``{2: 3}``).
+        assignment: how attention starts, beta: ``"one-to-one"`` (paper), ``"all"`` (every cell to every mixture),
+            ``"several"`` (b cells to every mixture, b > 1), ``"pairs"`` (1/b mixtures share a cell, b < 1),
+            ``"none"`` (no start: temperature has no effect).
+        attention: function from logits to attention: ``"contrasting"`` is z / (sum abs z + eps), the paper's; the
+            others are those of its ablation.
+        reduction: hidden width of the attention branch relative to its input channels.
+        min_hidden: smallest hidden width of the branch.
+        norm: normalisation in the branch: ``"batch"`` (default) or ``"layer"`` (ConvNeXt).
+        nonlocal_basis_ratio: below 1, cells of other layers are addressed through a low-rank basis of this relative
+            size (ResNet50 at b = 1/2: 1/16). It shrinks the branches where warehouses are large.
+        overrides: warehouse-name pattern (as in :mod:`fnmatch`) -> fields that differ there; one of
+            ``budget, cell_scale, partition, reduction, nonlocal_basis_ratio, assignment``.
+
+    Raises:
+        DynaconvError: on any value outside its domain.
+    """
+
+    method: ClassVar[str] = "kernel_warehouse"
+
+    budget: float = 1.0
+    cell_scale: float | tuple[float, float] = 1.0
+    partition: Partition = "full"
+    sharing: SharingRange | Mapping[str, str] | Callable[[Any], str] = "stage"
+    handover: bool = True
+    split_pointwise: bool = False
+    stage_splits: Mapping[int, int] = field(default_factory=dict)
+    assignment: Assignment = "one-to-one"
+    attention: AttentionFunction = "contrasting"
+    reduction: float = 1 / 16
+    min_hidden: int = 16
+    norm: BranchNorm = "batch"
+    nonlocal_basis_ratio: float = 1.0
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_range("budget", self.budget, 0, 64)
+        for scale in self.cell_scales:
+            _check_range("cell_scale", scale, 0, 1)
+        _check_choice("partition", self.partition, get_args(Partition))
+        if isinstance(self.sharing, str):
+            _check_choice("sharing", self.sharing, get_args(SharingRange))
+        elif not (isinstance(self.sharing, Mapping) or callable(self.sharing)):
+            raise DynaconvError(
+                f"sharing is a {type(self.sharing).__name__}; expected one of {get_args(SharingRange)}, a mapping "
+                "{layer pattern: warehouse name}, or a function from LayerSpec to a warehouse name"
+            )
+        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in self.stage_splits.values()):
+            raise DynaconvError(f"stage_splits={dict(self.stage_splits)}; expected whole numbers of at least 1")
+        _check_choice("assignment", self.assignment, get_args(Assignment))
+        _check_choice("attention", self.attention, get_args(AttentionFunction))
+        _check_range("reduction", self.reduction, 0, 1)
+        _check_range("min_hidden", self.min_hidden, 0, 65536, " channels")
+        _check_choice("norm", self.norm, get_args(BranchNorm))
+        _check_range("nonlocal_basis_ratio", self.nonlocal_basis_ratio, 0, 1)
+        for pattern, values in self.overrides.items():
+            unknown = sorted(set(values) - set(OVERRIDABLE))
+            if unknown:
+                raise DynaconvError(f"overrides[{pattern!r}] sets {unknown}; only {OVERRIDABLE} may differ by warehouse")
+            replace(self, overrides={}, **values)
+
+    @property
+    def cell_scales(self) -> tuple[float, float]:
+        """The cell's scale as (out, in)."""
+        if isinstance(self.cell_scale, int | float):
+            return (self.cell_scale, self.cell_scale)
+        if len(self.cell_scale) != 2:
+            raise DynaconvError(f"cell_scale={self.cell_scale!r}; expected one number or a pair (out, in)")
+        return (self.cell_scale[0], self.cell_scale[1])
+
+    @staticmethod
+    def temperature(progress: float) -> float:
+        """Temperature tau after a share of its schedule: linear from 1 to 0 (section 3.3 of the paper).
+
+        Args:
+            progress: share of the schedule that has passed, 0 to 1; beyond 1 stays at the end.
+        """
+        return max(0.0, 1.0 - progress)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON or YAML.
+
+        Raises:
+            DynaconvError: if ``sharing`` is a function, which no file can hold.
+        """
+        if callable(self.sharing):
+            raise DynaconvError("sharing is a function, which a file can not hold; give a mapping {pattern: name} instead")
+        values = asdict(self)
+        if not isinstance(self.cell_scale, int | float):
+            values["cell_scale"] = list(self.cell_scale)
+        return {"method": self.method, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> KernelWarehouseConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            DynaconvError: on unknown fields.
+        """
+        known = {f.name for f in fields(cls)}
+        given = {k: v for k, v in values.items() if k != "method"}
+        unknown = sorted(set(given) - known)
+        if unknown:
+            raise DynaconvError(f"unknown fields {unknown} for {cls.__name__}; known are {sorted(known)}")
+        if isinstance(given.get("cell_scale"), list):
+            given["cell_scale"] = tuple(given["cell_scale"])
+        if "stage_splits" in given:
+            given["stage_splits"] = {int(k): v for k, v in given["stage_splits"].items()}
+        return cls(**given)
+
+
+CONFIGS: dict[str, type[KernelWarehouseConfig]] = {KernelWarehouseConfig.method: KernelWarehouseConfig}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> KernelWarehouseConfig:
+    """Make the config that a dictionary describes; its ``method`` names the class.
+
+    Raises:
+        DynaconvError: if the method or a field is unknown.
+    """
+    method = values.get("method", KernelWarehouseConfig.method)
+    if method not in CONFIGS:
+        raise DynaconvError(f"method={method!r} is not known; expected one of {sorted(CONFIGS)}")
+    return CONFIGS[method].from_dict(values)

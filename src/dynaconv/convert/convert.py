@@ -1,0 +1,80 @@
+"""The two verbs on a network: plan what a conversion would do, and do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dynaconv.convert.registry import method_of
+from dynaconv.convert.select import Where, find_candidates, select_layers
+from dynaconv.errors import DynaconvError
+from dynaconv.planning import Plan
+
+
+def plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
+    """Plan a conversion; nothing changes.
+
+    Args:
+        model: any network. Layers are found by module identity: one that is used twice stays one.
+        config: a method's config, e.g. :class:`dynaconv.KernelWarehouseConfig`.
+        where: which layers; None for every convolution of the body but the stem (linear layers only inside blocks,
+            gates and classifiers not), a name pattern or several (``"layer4.*"``, ``"!*.downsample.*"``), or a
+            function of name and module.
+
+    Returns:
+        The plan; ``print`` it to see who shares what and what it costs.
+
+    Raises:
+        NothingSelectedError: if no layer is selected; it lists what could have been.
+        PlanError: if the request can not be met; it names the layer, the sizes and what would work.
+
+    Example:
+        >>> from torch import nn
+        >>> from dynaconv import KernelWarehouseConfig
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 16, 3))
+        >>> [(layer.name, layer.num_mixtures) for layer in plan(net, KernelWarehouseConfig()).layers]
+        [('1', 9), ('2', 18)]
+    """
+    if not isinstance(model, nn.Module):
+        raise DynaconvError(f"expected an nn.Module, got {type(model).__name__}")
+    method = method_of(config)
+    candidates = find_candidates(model)
+    if where is None and len(candidates.convertible) == 1 and candidates.convertible[0].name == "":
+        where = "*"
+    selected = select_layers(model, candidates, where)
+    names = {spec.name for spec in selected}
+    return method.plan(
+        selected,
+        config,
+        trunk=candidates.trunk,
+        other_parameters=sum(p.numel() for p in model.parameters()) - sum(s.kernel_parameters for s in selected),
+        left_static=[spec.name for spec in candidates.convertible if spec.name not in names],
+    )
+
+
+def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Module:
+    """Make a network dynamic, in place.
+
+    New kernels are initialised as in the paper, whatever the static ones held; biases, all other layers, device,
+    dtype and training mode stay. Make the optimiser afterwards: parameters are new.
+
+    Args:
+        model: the network; it is changed.
+        config: a method's config, or a plan made for this network.
+        where: which layers, see :func:`plan`; only together with a config.
+
+    Returns:
+        The same network (or, if it was a single layer, that layer's replacement).
+
+    Raises:
+        NothingSelectedError: if no layer is selected.
+        PlanError: if the request can not be met, or the plan belongs to another network.
+    """
+    if isinstance(config, Plan):
+        if where is not None:
+            raise DynaconvError("a plan says already which layers to convert; give where= to dynaconv.plan instead")
+        planned = config
+    else:
+        planned = plan(model, config, where)
+    return method_of(planned.config).apply(model, planned)

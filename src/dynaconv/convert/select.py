@@ -1,0 +1,161 @@
+"""Which layers of a network become dynamic: what can be, what is by default, and what a user's ``where`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from dynaconv.errors import NothingSelectedError, PlanError
+from dynaconv.planning import LayerSpec, read_structure
+
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+# Exactly these types: a subclass changes what its weight means (Conv2dSame pads at run time, the output projection of
+# nn.MultiheadAttention is read by its parent), so it is left alone.
+CONVERTIBLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+GATE_CLASS_MARKS = ("squeeze", "semodule", "excite", "cbam", "ecamodule", "effectivese", "gather")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Layers of a network by what may happen to them, in module order.
+
+    Args:
+        trunk: layers of the network's body, from which stages are read.
+        default: those of the trunk that are converted unless told otherwise.
+        other: convertible layers outside the trunk: gates, classifiers.
+        refused: name -> why a layer can not be converted.
+    """
+
+    trunk: tuple[LayerSpec, ...]
+    default: tuple[LayerSpec, ...]
+    other: tuple[LayerSpec, ...]
+    refused: dict[str, str]
+
+    @property
+    def convertible(self) -> tuple[LayerSpec, ...]:
+        """Everything that could be converted."""
+        return (*self.trunk, *self.other)
+
+
+def layer_spec(name: str, module: nn.Module) -> LayerSpec:
+    """Read a layer's sizes.
+
+    Raises:
+        PlanError: if the module is no convolution or linear layer.
+    """
+    if isinstance(module, nn.Linear):
+        return LayerSpec(
+            name=name,
+            in_channels=module.in_features,
+            out_channels=module.out_features,
+            bias=module.bias is not None,
+        )
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return LayerSpec(
+            name=name,
+            in_channels=module.in_channels,
+            out_channels=module.out_channels,
+            kernel_size=tuple(module.kernel_size),
+            stride=tuple(module.stride),
+            groups=module.groups,
+            bias=module.bias is not None,
+        )
+    raise PlanError(f"'{name}' is a {type(module).__name__}; expected nn.Conv1d, nn.Conv2d, nn.Conv3d or nn.Linear")
+
+
+def _tied_weights(model: nn.Module) -> set[int]:
+    """Ids of weights that more than one module uses."""
+    seen: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            seen[id(parameter)] = seen.get(id(parameter), 0) + 1
+    return {key for key, count in seen.items() if count > 1}
+
+
+def _inside_gate(name: str, gates: Iterable[str]) -> bool:
+    return any(name == gate or name.startswith(f"{gate}.") for gate in gates)
+
+
+def find_candidates(model: nn.Module) -> Candidates:
+    """Sort a network's layers into trunk, default selection, other convertible ones, and refused ones."""
+    gates = [n for n, m in model.named_modules() if n and any(k in type(m).__name__.lower() for k in GATE_CLASS_MARKS)]
+    tied, trunk, other, refused = _tied_weights(model), [], [], {}
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, CONVERTIBLE)]
+    for name, module in layers:
+        weight = module._parameters.get("weight")
+        if type(module) not in CONVERTIBLE:
+            refused[name] = f"{type(module).__name__} is a subclass of its own behaviour"
+        elif weight is None:
+            refused[name] = "its weight is no plain parameter (parametrised, or made by another module)"
+        elif id(weight) in tied:
+            refused[name] = "its weight is tied to another layer's"
+        elif _inside_gate(name, gates):
+            other.append(layer_spec(name, module))
+        else:
+            trunk.append(layer_spec(name, module))
+    blocks = read_structure(trunk).block_of if trunk else {}
+    heads = [spec for spec in trunk if spec.is_linear and blocks[spec.name] is None]
+    trunk = [spec for spec in trunk if spec not in heads]
+    structure = read_structure(trunk) if trunk else None
+    stem = set(structure.stem) if structure else set()
+    default = [spec for spec in trunk if spec not in stem]
+    order = {name: i for i, (name, _) in enumerate(layers)}
+    other = sorted([*other, *heads], key=lambda spec: order[spec.name])
+    return Candidates(tuple(trunk), tuple(default), tuple(other), refused)
+
+
+def _listing(candidates: Candidates) -> str:
+    names = [spec.name for spec in candidates.convertible]
+    lines = [f"layers that could be selected ({len(names)}): {', '.join(names) or 'none'}"]
+    lines += [f"'{name}' can not be: {why}" for name, why in list(candidates.refused.items())[:8]]
+    return "\n".join(lines)
+
+
+def select_layers(model: nn.Module, candidates: Candidates, where: Where | None = None) -> list[LayerSpec]:
+    """Apply a user's ``where``.
+
+    Args:
+        model: the network.
+        candidates: as found by :func:`find_candidates`.
+        where: None for the default (every layer of the body but the stem; gates and classifiers stay static); a
+            name pattern or several, as in :mod:`fnmatch`, where ``!pattern`` takes layers away again and a list that
+            begins with one starts from the default; or a function of name and module.
+
+    Returns:
+        The selected layers in module order.
+
+    Raises:
+        NothingSelectedError: if no layer is selected; it lists what could have been.
+        PlanError: if a pattern names a layer that can not be converted, or nothing.
+    """
+    available = candidates.convertible
+    if where is None:
+        chosen = {spec.name for spec in candidates.default}
+    elif callable(where):
+        modules = dict(model.named_modules())
+        chosen = {spec.name for spec in available if where(spec.name, modules[spec.name])}
+    else:
+        chosen = _match([where] if isinstance(where, str) else list(where), candidates)
+    if not chosen:
+        asked = "the default selection" if where is None else f"where={where!r}"
+        raise NothingSelectedError(f"{asked} selects no layer of {type(model).__name__}\n{_listing(candidates)}")
+    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    return sorted((spec for spec in available if spec.name in chosen), key=lambda spec: order[spec.name])
+
+
+def _match(patterns: list[str], candidates: Candidates) -> set[str]:
+    names = [spec.name for spec in candidates.convertible]
+    chosen = {spec.name for spec in candidates.default} if patterns and patterns[0].startswith("!") else set()
+    for pattern in patterns:
+        body = pattern.removeprefix("!")
+        hits = {name for name in names if fnmatchcase(name, body)}
+        if not hits:
+            refused = [f"'{n}': {why}" for n, why in candidates.refused.items() if fnmatchcase(n, body)]
+            reason = f"; it names {'; '.join(refused)}" if refused else ""
+            raise NothingSelectedError(f"where pattern {pattern!r} matches no layer{reason}\n{_listing(candidates)}")
+        chosen = chosen - hits if pattern.startswith("!") else chosen | hits
+    return chosen

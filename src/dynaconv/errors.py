@@ -1,0 +1,55 @@
+"""The library's own exceptions: each says what arrived, what was expected and what to do."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class DynaconvError(ValueError):
+    """A request that can not be met; the base of every error the library raises on purpose."""
+
+
+class PlanError(DynaconvError):
+    """Layers, budget and sharing do not fit together."""
+
+
+class NothingSelectedError(PlanError):
+    """No layer was selected for conversion; the message lists what could have been."""
+
+
+class LostWarehouseError(DynaconvError):
+    """A layer runs without the warehouse that owns its cells."""
+
+
+class CheckpointError(DynaconvError):
+    """A checkpoint does not fit the network, or is none."""
+
+
+class UnknownModelError(DynaconvError):
+    """A model name that is neither a preset nor a backbone."""
+
+
+class MissingExtraError(DynaconvError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it.
+
+    Args:
+        module: dotted module name, as in an import statement.
+        extra: the extra of this package that installs it.
+
+    Raises:
+        MissingExtraError: if the module can not be imported because it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name.split(".")[0]):
+            raise
+        raise MissingExtraError(
+            f"this needs the package '{error.name}', which is not installed; "
+            f"install it with: pip install 'dynaconv[{extra}]'"
+        ) from error

@@ -1,0 +1,95 @@
+"""Make a network by name: a preset of a paper, or any timm backbone with a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from dynaconv.config import KernelWarehouseConfig
+from dynaconv.convert import Where, convert
+from dynaconv.errors import DynaconvError, UnknownModelError, require
+from dynaconv.models.kernel_warehouse import PRESETS
+from dynaconv.models.preset import Preset
+
+_BY_NAME = {preset.name: preset for preset in PRESETS}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the presets that match a pattern, as in :mod:`fnmatch`.
+
+    Example:
+        >>> list_models("kw4x_resnet*")
+        ['kw4x_resnet18', 'kw4x_resnet50']
+    """
+    return [name for name in _BY_NAME if fnmatchcase(name, pattern)]
+
+
+def get_preset(name: str) -> Preset:
+    """A preset by name.
+
+    Raises:
+        UnknownModelError: if there is none; it names the nearest.
+    """
+    if name not in _BY_NAME:
+        close = get_close_matches(name, _BY_NAME, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else "; dynaconv.list_models() lists them"
+        raise UnknownModelError(f"no preset '{name}'{hint}")
+    return _BY_NAME[name]
+
+
+def create_model(
+    name: str,
+    *,
+    config: KernelWarehouseConfig | None = None,
+    where: Where | None = None,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    **backbone_kwargs: Any,
+) -> nn.Module:
+    """Make a preset's network, or a timm backbone, static or converted by a config.
+
+    Args:
+        name: a preset (:func:`list_models`) or a model of timm.
+        config: for a backbone: how to convert it; None leaves it static.
+        where: for a backbone with a config: which layers, as in :func:`dynaconv.plan`.
+        num_classes: outputs of the classifier; 0 for features.
+        in_chans: channels of the input.
+        pretrained: load timm's weights into the backbone first; kernels that become dynamic start afresh. No weights
+            are published for the presets.
+        backbone_kwargs: further arguments of timm's model, e.g. ``drop_path_rate``.
+
+    Raises:
+        UnknownModelError: if the name is neither.
+        DynaconvError: if config or where is given with a preset, which has its own.
+        MissingExtraError: if timm is not installed.
+    """
+    timm = require("timm", "train")
+    arguments = {"num_classes": num_classes, "in_chans": in_chans, **backbone_kwargs}
+    preset = _BY_NAME.get(name)
+    if preset is None:
+        if not timm.is_model(name) or name.startswith("kw"):
+            get_close = [*_BY_NAME, *timm.list_models()]
+            close = get_close_matches(name, get_close, n=3, cutoff=0.6)
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise UnknownModelError(f"'{name}' is neither a preset (dynaconv.list_models()) nor a model of timm{hint}")
+        backbone = timm.create_model(name, pretrained=pretrained, **arguments)
+        if config is None:
+            if where is not None:
+                raise DynaconvError("where= says which layers a config converts; give config= too")
+            return backbone
+        return convert(backbone, config, where)
+    if config is not None or where is not None:
+        raise DynaconvError(
+            f"'{name}' is a preset with a config of its own; to change it, give the backbone's name: "
+            f"create_model({preset.backbone!r}, config=..., where=...)"
+        )
+    if pretrained:
+        raise DynaconvError(f"no trained weights are published for '{name}'; use pretrained=False")
+    backbone = timm.create_model(preset.backbone, **{**preset.backbone_kwargs, **arguments})
+    selection: Sequence[str] | None = preset.where
+    return convert(backbone, preset.config, list(selection) if selection else None)

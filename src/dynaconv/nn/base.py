@@ -1,0 +1,190 @@
+"""What every dynamic layer is: a layer with nn.ConvNd's (or nn.Linear's) signature, and a temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynaconv.errors import DynaconvError
+from dynaconv.ops import Geometry
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+class DynamicLayer(nn.Module):
+    """Base of every layer whose kernel depends on its input."""
+
+    def set_temperature(self, value: float) -> None:
+        """Set the temperature of this layer's attention."""
+        raise NotImplementedError
+
+    def get_temperature(self) -> float:
+        """The temperature of this layer's attention."""
+        raise NotImplementedError
+
+    def temperature_at(self, progress: float) -> float:
+        """The method's schedule: temperature after a share (0 to 1) of its length."""
+        raise NotImplementedError
+
+
+def dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
+    """Every dynamic layer of a network, each once, in module order."""
+    return (module for module in model.modules() if isinstance(module, DynamicLayer))
+
+
+def set_temperature(model: nn.Module, value: float) -> None:
+    """Set the temperature of every dynamic layer. A network without any is left as it is.
+
+    Args:
+        model: a network, converted or not; wrappers such as DDP or ``torch.compile`` are fine.
+        value: KernelWarehouse: tau, from 1 (the assignment alone) to 0 (the attention alone).
+
+    Raises:
+        DynaconvError: if the value is outside the method's range.
+    """
+    for layer in dynamic_layers(model):
+        layer.set_temperature(value)
+
+
+def get_temperature(model: nn.Module) -> float | None:
+    """The temperature of a network's dynamic layers (of the first, should they differ); None without any."""
+    for layer in dynamic_layers(model):
+        return layer.get_temperature()
+    return None
+
+
+def temperature_at(model: nn.Module, progress: float) -> float | None:
+    """What the network's method schedules after a share (0 to 1) of the schedule; None for a static network."""
+    for layer in dynamic_layers(model):
+        return layer.temperature_at(progress)
+    return None
+
+
+def _per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int) -> tuple[int, ...]:
+    values = (value,) * dims if isinstance(value, int) else tuple(value)
+    if len(values) != dims or any(not isinstance(v, int) or v < minimum for v in values):
+        raise DynaconvError(f"{name}={value!r}; expected a whole number of at least {minimum}, or {dims} of them")
+    return values
+
+
+class DynamicConvNd(DynamicLayer):
+    """The part of a dynamic N-d convolution that is nn.ConvNd's: arguments, padding, unbatched input, bias.
+
+    Subclasses set ``dims`` and implement :meth:`convolve`.
+    """
+
+    dims: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise DynaconvError(
+                f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
+            )
+        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
+            raise DynaconvError(f"padding_mode={padding_mode!r}; expected zeros, reflect, replicate or circular")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = _per_dimension("kernel_size", kernel_size, self.dims, 1)
+        self.stride = _per_dimension("stride", stride, self.dims, 1)
+        self.dilation = _per_dimension("dilation", dilation, self.dims, 1)
+        self.padding = padding if isinstance(padding, str) else _per_dimension("padding", padding, self.dims, 0)
+        self.groups = groups
+        self.padding_mode = padding_mode
+        self.transposed = False
+        self.output_padding = (0,) * self.dims
+        self.bias = nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
+        self._edges, inner = self._split_padding()
+        self.geometry = Geometry(self.kernel_size, self.stride, inner, self.dilation, groups)
+
+    def _split_padding(self) -> tuple[list[int] | None, tuple[int, ...]]:
+        """Padding that is laid on before the convolution (as F.pad wants it, or None), and inside it."""
+        before, after = self._padding_sides()
+        if self.padding_mode == "zeros" and before == after:
+            return None, before
+        if not any(before) and not any(after):
+            return None, before
+        edges = [p for sides in zip(reversed(before), reversed(after), strict=True) for p in sides]
+        return edges, (0,) * self.dims
+
+    def _padding_sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if not isinstance(self.padding, str):
+            return self.padding, self.padding
+        if self.padding == "valid":
+            return (0,) * self.dims, (0,) * self.dims
+        if self.padding != "same":
+            raise DynaconvError(f"padding={self.padding!r}; expected 'same', 'valid' or whole numbers")
+        if any(s != 1 for s in self.stride):
+            raise DynaconvError(f"padding='same' needs stride 1, got stride={self.stride}")
+        total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Lay on the padding that the convolution itself can not."""
+        if self._edges is None:
+            return x
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, self._edges, mode=mode)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve a batch, shape ``(B, C, *size)`` -> ``(B, O, *out)``, without the bias."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve.
+
+        Args:
+            x: shape ``(B, C, *size)`` or, unbatched, ``(C, *size)``.
+
+        Returns:
+            Shape ``(B, O, *out)`` or ``(O, *out)``.
+
+        Raises:
+            DynaconvError: if dimensions or channels do not fit.
+        """
+        batched = x.dim() == self.dims + 2
+        if not batched and x.dim() != self.dims + 1:
+            raise DynaconvError(
+                f"{type(self).__name__} got input of shape {tuple(x.shape)}; expected {self.dims + 2} dimensions "
+                f"(batch, channels, {self.dims} spatial) or {self.dims + 1} without the batch"
+            )
+        if not batched:
+            x = x.unsqueeze(0)
+        if x.shape[1] != self.in_channels:
+            raise DynaconvError(f"{type(self).__name__} got {x.shape[1]} channels; expected {self.in_channels}")
+        y = self.convolve(x)
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
+        return y if batched else y.squeeze(0)
+
+    def extra_repr(self) -> str:
+        """Arguments, as nn.ConvNd shows them."""
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        if self.padding not in ((0,) * self.dims, "valid"):
+            parts.append(f"padding={self.padding}")
+        if any(d != 1 for d in self.dilation):
+            parts.append(f"dilation={self.dilation}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        if self.bias is None:
+            parts.append("bias=False")
+        if self.padding_mode != "zeros":
+            parts.append(f"padding_mode={self.padding_mode}")
+        return ", ".join(parts)

@@ -1,0 +1,259 @@
+"""KernelWarehouse layers: kernels mixed per sample from a warehouse of cells (arXiv 2406.07879, ICML 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.config import KernelWarehouseConfig
+from dynaconv.errors import DynaconvError, LostWarehouseError
+from dynaconv.nn.base import DynamicConvNd, DynamicLayer, PaddingMode
+from dynaconv.nn.router import CellRouter
+from dynaconv.nn.warehouse import Warehouse
+from dynaconv.ops import assemble_kernels, mix_cells, mixture_conv, mixture_linear
+from dynaconv.planning import LayerPlan, LayerSpec, WarehousePlan, make_plan
+
+
+def _plan_alone(spec: LayerSpec, config: KernelWarehouseConfig) -> tuple[LayerPlan, WarehousePlan]:
+    """Plan for a layer that shares with none."""
+    sharing = "none" if config.sharing == "none" else "layer"
+    plan = make_plan([spec], replace(config, sharing=sharing, stage_splits={}, overrides={}))
+    return plan.layers[0], plan.warehouses[0]
+
+
+class WarehouseLayer(DynamicLayer):
+    """What convolution and linear layer have in common: an attention branch, and cells that may belong to others."""
+
+    attention: CellRouter
+    warehouse: Warehouse | None
+    plan: LayerPlan
+    config: KernelWarehouseConfig
+
+    def _set_up(
+        self,
+        spec: LayerSpec,
+        config: KernelWarehouseConfig | None,
+        plan: LayerPlan | None,
+        warehouse: Warehouse | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        if (plan is None) != (warehouse is None):
+            raise DynaconvError("plan and warehouse belong together: give both, or neither for a layer of its own")
+        self.config = config or KernelWarehouseConfig()
+        if plan is None or warehouse is None:
+            plan, own = _plan_alone(spec, self.config)
+            self.warehouse = Warehouse(own, [plan], device, dtype)
+            self.warehouse.owned = True
+            self._borrowed = None
+        else:
+            self.warehouse = None
+            self._borrowed = (warehouse,)  # in a tuple, so that it is not registered a second time
+        self.plan = plan
+        self.attention = CellRouter(plan, self.config, device, dtype)
+
+    @property
+    def cells(self) -> Tensor:
+        """The warehouse's cells, shape ``(n, C_out, C_in, *k)``.
+
+        Raises:
+            LostWarehouseError: if the layer was copied away from the network that owns them.
+        """
+        warehouse = self.warehouse if self._borrowed is None else self._borrowed[0]
+        if warehouse is None or not warehouse.owned:
+            raise LostWarehouseError(
+                f"layer '{self.plan.name}' draws on the warehouse '{self.plan.warehouse}' of the network it was copied "
+                "or unpickled from; copy or save the whole network, which owns the cells"
+            )
+        return warehouse.cells
+
+    def set_temperature(self, value: float) -> None:
+        """Set tau, between 1 (assignment alone) and 0 (attention alone)."""
+        self.attention.set_temperature(value)
+
+    def get_temperature(self) -> float:
+        """Tau."""
+        return self.attention.temperature.item()
+
+    def temperature_at(self, progress: float) -> float:
+        """Tau after a share of its schedule: linear from 1 to 0."""
+        return self.config.temperature(progress)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.warehouse is not None:
+            self.warehouse.owned = True
+
+
+class _KWConvNd(WarehouseLayer, DynamicConvNd):
+    """A convolution whose kernel is mixed per sample from a warehouse of cells.
+
+    Takes :class:`torch.nn.Conv2d`'s arguments (of the same dimension) and, by keyword:
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: size of the kernel.
+        stride: step of the kernel.
+        padding: whole numbers, ``"same"`` or ``"valid"``.
+        dilation: spacing of the kernel.
+        groups: groups of channels.
+        bias: whether to add a static bias.
+        padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+        device: where parameters live.
+        dtype: of the parameters.
+        config: budget, cells and attention of the layer; with the default a layer alone has b = 1.
+        plan: the layer's part of a network's plan, together with ``warehouse``.
+        warehouse: a warehouse that the network owns; without one the layer owns a private one.
+
+    Raises:
+        DynaconvError: if an argument is out of range or the plan can not be met.
+
+    Example:
+        >>> import torch
+        >>> layer = KWConv2d(8, 16, 3, padding=1)
+        >>> layer(torch.randn(2, 8, 5, 5)).shape
+        torch.Size([2, 16, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        config: KernelWarehouseConfig | None = None,
+        plan: LayerPlan | None = None,
+        warehouse: Warehouse | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        spec = LayerSpec(
+            name=type(self).__name__,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            groups=groups,
+            bias=bias,
+        )
+        self._set_up(spec, config, plan, warehouse, device, dtype)
+
+    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        cells = self.cells
+        pooled = x.mean(dim=tuple(range(2, x.dim())))
+        return self.attention(pooled).to(cells.dtype), cells
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve a batch, without the bias."""
+        attention, cells = self._attend(x)
+        return mixture_conv(self.pad(x), attention, cells, self.plan.grid, self.geometry)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
+        attention, cells = self._attend(x)
+        return assemble_kernels(mix_cells(attention, cells), self.plan.grid, self.kernel_size)
+
+    def extra_repr(self) -> str:
+        """Arguments, and the warehouse."""
+        return f"{super().extra_repr()}, warehouse={self.plan.warehouse}"
+
+
+class KWConv1d(_KWConvNd):
+    """KernelWarehouse convolution over sequences, shape ``(B, C, L)``."""
+
+    dims = 1
+
+
+class KWConv2d(_KWConvNd):
+    """KernelWarehouse convolution over images, shape ``(B, C, H, W)``."""
+
+    dims = 2
+
+
+class KWConv3d(_KWConvNd):
+    """KernelWarehouse convolution over volumes, shape ``(B, C, D, H, W)``."""
+
+    dims = 3
+
+
+class KWLinear(WarehouseLayer):
+    """A linear layer whose matrix is mixed per sample from a warehouse of cells.
+
+    The first dimension of the input is the sample; the attention sees the mean over all others but the last.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: whether to add a static bias.
+        device: where parameters live.
+        dtype: of the parameters.
+        config: budget, cells and attention of the layer.
+        plan: the layer's part of a network's plan, together with ``warehouse``.
+        warehouse: a warehouse that the network owns.
+
+    Raises:
+        DynaconvError: if the plan can not be met.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        config: KernelWarehouseConfig | None = None,
+        plan: LayerPlan | None = None,
+        warehouse: Warehouse | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
+        spec = LayerSpec(name="KWLinear", in_channels=in_features, out_channels=out_features, bias=bias)
+        self._set_up(spec, config, plan, warehouse, device, dtype)
+
+    def _attend(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        cells = self.cells
+        return self.attention(flat.mean(dim=1)).to(cells.dtype), cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last dimension, shape ``(B, ..., C)`` -> ``(B, ..., O)``, or ``(C,)`` -> ``(O,)``.
+
+        Raises:
+            DynaconvError: if the last dimension does not fit.
+        """
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise DynaconvError(f"KWLinear got input of shape {tuple(x.shape)}; expected {self.in_features} features last")
+        batch = x.shape[0] if x.dim() > 1 else 1
+        flat = x.reshape(batch, x.shape[1:-1].numel() if x.dim() > 1 else 1, self.in_features)
+        attention, cells = self._attend(flat)
+        y = mixture_linear(flat, attention, cells, self.plan.grid)
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""
+        attention, cells = self._attend(x.reshape(x.shape[0], -1, self.in_features))
+        return assemble_kernels(mix_cells(attention, cells), self.plan.grid, ())
+
+    def extra_repr(self) -> str:
+        """Arguments, and the warehouse."""
+        bias = self.bias is not None
+        return f"{self.in_features}, {self.out_features}, bias={bias}, warehouse={self.plan.warehouse}"

@@ -1,0 +1,146 @@
+"""The attention branch: from a pooled input to the weights of every cell in every mixture.
+
+KernelWarehouse, arXiv 2406.07879, section 3.3, with the normalisation of the authors' code:
+pool -> fc1 -> norm -> ReLU -> fc2 -> contrasting-driven attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynaconv.config import KernelWarehouseConfig
+from dynaconv.errors import DynaconvError
+from dynaconv.ops.attention import ATTENTION_FUNCTIONS, blend_with_assignment
+from dynaconv.planning import LayerPlan
+
+
+class BranchBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over ``(B, C)`` that uses its running statistics when a batch holds fewer than two samples.
+
+    A detector probes its strides with one image in training mode; a single value per channel has no variance.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise, shape ``(B, C)``."""
+        if self.training and input.shape[0] < 2:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(input)
+
+
+class CellRouter(nn.Module):
+    """Attention of one layer over the cells of its warehouse.
+
+    Args:
+        plan: the layer's plan: m, n, hidden width, assignment.
+        config: attention function and normalisation.
+        device: where parameters live.
+        dtype: of the parameters.
+    """
+
+    temperature: Tensor
+    beta: Tensor | None
+    columns: Tensor | None
+
+    def __init__(
+        self,
+        plan: LayerPlan,
+        config: KernelWarehouseConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_mixtures, self.num_cells, self.logits = plan.num_mixtures, plan.num_cells, plan.logits
+        self.function = ATTENTION_FUNCTIONS[config.attention]
+        layer_norm = config.norm == "layer"
+        norm = nn.LayerNorm if layer_norm else BranchBatchNorm
+        self.fc1 = nn.Linear(plan.spec.in_channels, plan.hidden, bias=layer_norm, device=device, dtype=dtype)
+        self.norm = norm(plan.hidden, device=device, dtype=dtype)
+        self.num_local, self.first_cell = plan.num_local, plan.first_cell
+        if plan.basis is None:
+            outputs = plan.logits * plan.num_mixtures
+            self.fc2 = nn.Linear(plan.hidden, outputs, device=device, dtype=dtype)
+            self.basis, self.basis_bias = None, None
+        else:
+            outputs = (plan.num_local + plan.basis + 1) * plan.num_mixtures
+            others = plan.num_cells - plan.num_local
+            self.fc2 = nn.Linear(plan.hidden, outputs, bias=False, device=device, dtype=dtype)
+            self.basis = nn.Parameter(torch.empty(others, plan.basis, device=device, dtype=dtype))
+            self.basis_bias = nn.Parameter(torch.empty(plan.logits * plan.num_mixtures, device=device, dtype=dtype))
+        self.register_buffer("temperature", torch.zeros((), device=device))
+        self.register_buffer("beta", self._assignment(plan, config, device), persistent=False)
+        columns = torch.arange(plan.num_cells, device=device).view(plan.num_mixtures, -1) if plan.is_private else None
+        self.register_buffer("columns", columns, persistent=False)
+        self.reset_parameters()
+
+    @staticmethod
+    def _assignment(
+        plan: LayerPlan, config: KernelWarehouseConfig, device: torch.device | str | None
+    ) -> Tensor | None:
+        """beta, shape ``(m, logits)``; None if attention starts free."""
+        if config.assignment == "none":
+            return None
+        beta = torch.zeros(plan.num_mixtures, plan.logits)
+        for mixture, row in enumerate(plan.rows):
+            offset = plan.first_cell + mixture * (plan.logits - 1) if plan.is_private else 0
+            for cell in row:
+                beta[mixture, cell - offset] = 1
+        return beta.to(device)
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal (fan-out) weights, zero biases, identity normalisation, as in the authors' code."""
+        for weight in (self.fc1.weight, self.fc2.weight, self.basis):
+            if weight is not None and weight.numel():
+                nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+        for bias in (self.fc1.bias, self.fc2.bias, self.basis_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+        self.norm.reset_parameters()
+
+    def set_temperature(self, value: float) -> None:
+        """Set tau.
+
+        Raises:
+            DynaconvError: if it is not between 0 and 1.
+        """
+        if not 0 <= value <= 1:
+            raise DynaconvError(f"temperature {value!r} is out of range; KernelWarehouse's tau goes from 1 to 0")
+        self.temperature.fill_(value)
+
+    def compute_logits(self, pooled: Tensor) -> Tensor:
+        """Logits of every mixture over the cells and the zero cell.
+
+        Args:
+            pooled: the layer's input, averaged over all positions, shape ``(B, C)``.
+
+        Returns:
+            Shape ``(B, m, n + 1)``.
+        """
+        z = self.fc2(F.relu(self.norm(self.fc1(pooled))))
+        if self.basis is None:
+            return z.reshape(-1, self.num_mixtures, self.logits)
+        z = z.reshape(z.shape[0], self.num_mixtures, -1)
+        width = self.basis.shape[1]
+        local, coded, zero = z.split([self.num_local, width, 1], dim=-1)
+        others = F.linear(coded, self.basis)
+        first = self.first_cell
+        z = torch.cat([others[..., :first], local, others[..., first:], zero], dim=-1)
+        return z + self.basis_bias.reshape(self.num_mixtures, self.logits)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Attention of every mixture over all cells, shape ``(B, C)`` -> ``(B, m, n)``, at least float32."""
+        z = self.compute_logits(pooled)
+        normalised = self.function(z.to(torch.promote_types(z.dtype, torch.float32)))
+        if self.beta is None:
+            attention = normalised[..., :-1]
+        else:
+            attention = blend_with_assignment(normalised, self.beta, self.temperature)
+        if self.columns is None:
+            return attention
+        spread = attention.new_zeros(*attention.shape[:2], self.num_cells)
+        return spread.scatter(-1, self.columns.expand(attention.shape[0], -1, -1), attention)
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"m={self.num_mixtures}, n={self.num_cells}"

@@ -1,0 +1,50 @@
+"""Shape-only cost model: which order of products and which backend to use.
+
+Counts are multiply-adds a sample; the thresholds were measured on a CPU (``benchmarks/orders.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dynaconv.ops.geometry import Geometry
+
+CONV_BACKENDS = ("grouped", "loop", "matmul")
+SMALL_MAP = 200  # output positions up to which one batched product beats a convolution per sample
+
+
+def kernels_first_madds(
+    x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry
+) -> int:
+    """Multiply-adds a sample of mixing the kernel, then convolving."""
+    out = math.prod(geometry.output_size(x[2:]))
+    kernel = math.prod(grid) * math.prod(cells[1:])
+    return cells[0] * kernel + kernel * out
+
+
+def outputs_first_madds(
+    x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry
+) -> int:
+    """Multiply-adds a sample of applying every cell, then mixing the outputs."""
+    spatial, out_blocks, in_blocks = grid
+    applied_at = math.prod(geometry.output_size(x[2:]) if spatial == 1 else x[2:])
+    apply = cells[0] * math.prod(cells[1:]) * in_blocks * applied_at
+    return apply + spatial * out_blocks * in_blocks * cells[0] * cells[1] * applied_at
+
+
+def cheapest_order(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> str:
+    """``"kernels"`` or ``"outputs"``, whichever needs fewer multiply-adds. Grouped layers mix kernels."""
+    if geometry.groups != 1:
+        return "kernels"
+    outputs = outputs_first_madds(x, cells, grid, geometry)
+    return "outputs" if outputs < kernels_first_madds(x, cells, grid, geometry) else "kernels"
+
+
+def cheapest_conv_backend(x: Sequence[int], kernels: Sequence[int], geometry: Geometry) -> str:
+    """Backend of the per-sample convolution for an input and kernels of these shapes."""
+    if x[0] == 1 or geometry.groups != 1:
+        return "grouped"
+    if math.prod(geometry.output_size(x[2:])) <= SMALL_MAP or geometry.is_pointwise:
+        return "matmul"
+    return "loop"

@@ -1,0 +1,111 @@
+"""Convolution with one kernel per sample: backends, one function each, and their dispatch.
+
+Every backend takes ``x`` of shape ``(B, C, *size)`` and ``kernels`` of shape ``(B, O, C / groups, *k)`` and returns
+``(B, O, *out)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynaconv.ops.cost import CONV_BACKENDS, cheapest_conv_backend
+from dynaconv.ops.geometry import Geometry
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def static_conv(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """PyTorch's own convolution, one kernel for all samples."""
+    convolve = _CONVOLUTIONS[len(geometry.kernel_size)]
+    return convolve(x, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+
+
+def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """One grouped convolution over the whole batch: samples are groups."""
+    batch, out_channels = kernels.shape[:2]
+    convolve = _CONVOLUTIONS[len(geometry.kernel_size)]
+    merged = convolve(
+        x.reshape(1, -1, *x.shape[2:]),
+        kernels.reshape(-1, *kernels.shape[2:]),
+        None,
+        geometry.stride,
+        geometry.padding,
+        geometry.dilation,
+        geometry.groups * batch,
+    )
+    return merged.reshape(batch, out_channels, *merged.shape[2:])
+
+
+def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """A plain convolution per sample: best on large maps, where one fills the machine."""
+    return torch.cat([static_conv(x[i : i + 1], kernels[i], geometry) for i in range(x.shape[0])])
+
+
+def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Patches times kernels as one batched product: best on small maps. No groups."""
+    batch, out_channels = kernels.shape[:2]
+    out = geometry.output_size(x.shape[2:])
+    columns = gather_patches(x, geometry)
+    return torch.bmm(kernels.reshape(batch, out_channels, -1), columns).reshape(batch, out_channels, *out)
+
+
+def gather_patches(x: Tensor, geometry: Geometry) -> Tensor:
+    """The input under every kernel position.
+
+    Returns:
+        Shape ``(B, C * positions, P)`` for P output positions, channel by channel.
+    """
+    padded = _pad(x, geometry)
+    shifted = [padded[(..., *tap)] for tap in geometry.taps(x.shape[2:])]
+    stacked = shifted[0].unsqueeze(2) if len(shifted) == 1 else torch.stack(shifted, dim=2)
+    return stacked.reshape(x.shape[0], x.shape[1] * geometry.positions, -1)
+
+
+def _pad(x: Tensor, geometry: Geometry) -> Tensor:
+    if not any(geometry.padding):
+        return x
+    return F.pad(x, [p for padding in reversed(geometry.padding) for p in (padding, padding)])
+
+
+_BACKENDS: dict[str, Callable[[Tensor, Tensor, Geometry], Tensor]] = {
+    "grouped": grouped_conv,
+    "loop": looped_conv,
+    "matmul": matmul_conv,
+}
+
+
+def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str = "auto") -> Tensor:
+    """Convolve every sample with its own kernel.
+
+    Args:
+        x: shape ``(B, C, *size)``; any B, 0 included.
+        kernels: shape ``(B, O, C / groups, *k)``.
+        geometry: stride, padding, dilation and groups.
+        backend: ``"grouped"``, ``"loop"``, ``"matmul"``, or ``"auto"`` for the one that the cost model picks.
+
+    Returns:
+        Shape ``(B, O, *out)``.
+
+    Raises:
+        ValueError: if batch sizes or channels do not fit, or the backend is unknown or can not do groups.
+    """
+    if x.shape[0] != kernels.shape[0]:
+        raise ValueError(f"{x.shape[0]} samples, but kernels for {kernels.shape[0]}")
+    if x.shape[1] != kernels.shape[2] * geometry.groups:
+        raise ValueError(
+            f"input has {x.shape[1]} channels; kernels of shape {tuple(kernels.shape[1:])} with {geometry.groups} "
+            f"groups expect {kernels.shape[2] * geometry.groups}"
+        )
+    if backend == "auto":
+        backend = cheapest_conv_backend(tuple(x.shape), tuple(kernels.shape), geometry)
+    if backend not in CONV_BACKENDS:
+        raise ValueError(f"backend {backend!r} is not known; expected 'auto' or one of {CONV_BACKENDS}")
+    if backend == "matmul" and geometry.groups != 1:
+        raise ValueError(f"backend 'matmul' does not do groups, got {geometry.groups}; use 'grouped' or 'loop'")
+    if x.shape[0] == 0:
+        return kernels.new_zeros(0, kernels.shape[1], *geometry.output_size(x.shape[2:])) + 0 * (x.sum() + kernels.sum())
+    return _BACKENDS[backend](x, kernels, geometry)

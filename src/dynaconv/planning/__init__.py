@@ -1,0 +1,26 @@
+"""Planning: pure Python on names and shapes. Which layers share a warehouse, how large, and who starts where."""
+
+from dynaconv.planning.assignment import assign
+from dynaconv.planning.budget import warehouse_size
+from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape
+from dynaconv.planning.plan import LayerPlan, Plan, WarehousePlan, make_plan
+from dynaconv.planning.sharing import group_layers
+from dynaconv.planning.spec import LayerSpec
+from dynaconv.planning.structure import Stage, Structure, read_structure
+
+__all__ = [
+    "CellGrid",
+    "LayerPlan",
+    "LayerSpec",
+    "Plan",
+    "Stage",
+    "Structure",
+    "WarehousePlan",
+    "assign",
+    "cell_grid",
+    "cell_shape",
+    "group_layers",
+    "make_plan",
+    "read_structure",
+    "warehouse_size",
+]

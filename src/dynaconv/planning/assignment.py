@@ -1,0 +1,107 @@
+"""Which cell every mixture starts from: the assignment beta (KernelWarehouse, section 3.3 and its ablations).
+
+A row of beta is given as the tuple of its ones. Index n is the zero cell e_z, which holds nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from dynaconv.errors import PlanError
+
+Rows = tuple[tuple[int, ...], ...]
+
+
+class OwnedCells(NamedTuple):
+    """One layer's share of a warehouse: its rows of beta and the slice of cells that it initialises."""
+
+    rows: Rows
+    first: int
+    count: int
+
+
+def _one_to_one(index: int, num_cells: int, budget: float) -> tuple[int, ...]:
+    return (index * int(budget),)
+
+
+def _several(index: int, num_cells: int, budget: float) -> tuple[int, ...]:
+    step = int(budget)
+    return tuple(range(index * step, (index + 1) * step))
+
+
+def _pairs(index: int, num_cells: int, budget: float) -> tuple[int, ...]:
+    return (min(index // int(1 / budget), num_cells - 1),)
+
+
+def _all(index: int, num_cells: int, budget: float) -> tuple[int, ...]:
+    return tuple(range(num_cells))
+
+
+def _nothing(index: int, num_cells: int, budget: float) -> tuple[int, ...]:
+    return ()
+
+
+def _takes_cell(budget: float) -> Callable[[int, int], bool]:
+    """For b < 1, whether a mixture gets a cell: (index in its layer, index in its warehouse) -> bool.
+
+    When 1 / b is whole, the diagonal pattern of the paper; otherwise cells are spread evenly.
+    """
+    ratio = int(1 / budget)
+    if math.isclose(ratio * budget, 1.0):
+        return lambda local, total: local % ratio == (local // ratio) % ratio
+    return lambda local, total: int((total + 1) * budget) > int(total * budget)
+
+
+def _sparse(mixtures: Sequence[int], num_cells: int, budget: float) -> list[OwnedCells]:
+    takes, owned, first, total = _takes_cell(budget), [], 0, 0
+    for count in mixtures:
+        rows, given = [], first
+        for local in range(count):
+            if takes(local, total + local) and given < num_cells:
+                rows.append((given,))
+                given += 1
+            else:
+                rows.append((num_cells,))
+        owned.append(OwnedCells(tuple(rows), first, given - first))
+        first, total = given, total + count
+    return owned
+
+
+def assign(mixtures: Sequence[int], num_cells: int, budget: float, kind: str = "one-to-one") -> list[OwnedCells]:
+    """Hand a warehouse's cells to the layers that share it, in their order.
+
+    Args:
+        mixtures: m of every layer.
+        num_cells: n.
+        budget: b.
+        kind: ``"one-to-one"``: mixture k gets cell k * int(b); for b < 1 the diagonal pattern with the zero cell.
+            ``"several"``: b cells each (b > 1). ``"pairs"``: 1 / b mixtures share a cell (b < 1). ``"all"``: every
+            cell to every mixture. ``"none"``: nothing.
+
+    Returns:
+        One entry a layer.
+
+    Raises:
+        PlanError: if the kind does not fit the budget.
+
+    Example:
+        >>> [owned.rows for owned in assign([4, 2], num_cells=3, budget=0.5)]
+        [((0,), (3,), (3,), (1,)), ((2,), (3,))]
+    """
+    if kind == "several" and budget < 2:
+        raise PlanError(f"assignment='several' gives every mixture int(budget) cells; budget={budget:g}, expected 2 or more")
+    if kind == "pairs" and not 1 / budget >= 2:
+        raise PlanError(f"assignment='pairs' shares a cell among 1/budget mixtures; budget={budget:g}, expected 1/2 or less")
+    if kind == "one-to-one" and budget < 1:
+        return _sparse(mixtures, num_cells, budget)
+    rule = {"one-to-one": _one_to_one, "several": _several, "pairs": _pairs, "all": _all, "none": _nothing}[kind]
+    total, done, owned, first = sum(mixtures), 0, [], 0
+    for count in mixtures:
+        rows = tuple(rule(done + local, num_cells, budget) for local in range(count))
+        done += count
+        end = done * int(budget) if budget >= 1 else num_cells * done // total
+        owned.append(OwnedCells(rows, first, end - first))
+        first = end
+    return owned

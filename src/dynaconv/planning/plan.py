@@ -1,0 +1,259 @@
+"""The plan: an immutable value that says for every layer its warehouse, cells, assignment and cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from dynaconv.config import KernelWarehouseConfig
+from dynaconv.errors import PlanError
+from dynaconv.planning.assignment import Rows, assign
+from dynaconv.planning.budget import basis_size, branch_parameters, hidden_width, warehouse_size
+from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape
+from dynaconv.planning.sharing import group_layers
+from dynaconv.planning.spec import LayerSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """One layer's part of a plan.
+
+    Args:
+        spec: the layer's name and sizes.
+        warehouse: name of the warehouse it draws on.
+        grid: how cells tile its kernel.
+        num_cells: n, cells in its warehouse.
+        rows: its rows of beta, one tuple of cell indices a mixture; index n is the zero cell.
+        first_cell: where its own slice of the warehouse starts.
+        own_cells: how many cells it owns, that is, initialises.
+        hidden: width of its attention branch.
+        num_local: cells addressed directly if the branch uses the low-rank basis.
+        basis: width of the low-rank basis, or None.
+        logits: logits per mixture: n + 1, or b + 1 if every mixture has cells of its own.
+        branch_parameters: parameters of the attention branch.
+    """
+
+    spec: LayerSpec
+    warehouse: str
+    grid: CellGrid
+    num_cells: int
+    rows: Rows
+    first_cell: int
+    own_cells: int
+    hidden: int
+    num_local: int
+    basis: int | None
+    logits: int
+    branch_parameters: int
+
+    @property
+    def name(self) -> str:
+        """The layer's dotted module name."""
+        return self.spec.name
+
+    @property
+    def num_mixtures(self) -> int:
+        """m, the cells that make up the kernel."""
+        return self.grid.num_mixtures
+
+    @property
+    def is_private(self) -> bool:
+        """Whether every mixture attends to cells of its own only (``sharing="none"``)."""
+        return self.logits != self.num_cells + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarehousePlan:
+    """One warehouse: ``num_cells`` cells of ``cell_shape`` for the ``layers``' ``num_mixtures`` mixtures."""
+
+    name: str
+    cell_shape: tuple[int, ...]
+    num_cells: int
+    num_mixtures: int
+    layers: tuple[str, ...]
+    config: KernelWarehouseConfig
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all cells."""
+        return self.num_cells * math.prod(self.cell_shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Who shares what: the layers to convert, in module order, and the warehouses they draw on.
+
+    Args:
+        config: what was asked for.
+        layers: the layers' plans.
+        warehouses: the warehouses, in order of first appearance.
+        other_parameters: parameters of the network outside the converted kernels.
+        left_static: layers that could have been converted and were not selected.
+    """
+
+    config: KernelWarehouseConfig
+    layers: tuple[LayerPlan, ...]
+    warehouses: tuple[WarehousePlan, ...]
+    other_parameters: int = 0
+    left_static: tuple[str, ...] = ()
+
+    @property
+    def kernel_parameters(self) -> int:
+        """Parameters of the static kernels that are replaced."""
+        return sum(layer.spec.kernel_parameters for layer in self.layers)
+
+    @property
+    def cell_parameters(self) -> int:
+        """Parameters of all cells."""
+        return sum(warehouse.parameters for warehouse in self.warehouses)
+
+    @property
+    def branch_parameters(self) -> int:
+        """Parameters of all attention branches."""
+        return sum(layer.branch_parameters for layer in self.layers)
+
+    @property
+    def parameters_before(self) -> int:
+        """Parameters of the static network."""
+        return self.other_parameters + self.kernel_parameters
+
+    @property
+    def parameters_after(self) -> int:
+        """Parameters of the converted network."""
+        return self.other_parameters + self.cell_parameters + self.branch_parameters
+
+    def warehouse(self, name: str) -> WarehousePlan:
+        """The warehouse of that name."""
+        return next(w for w in self.warehouses if w.name == name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know before converting: costs that outweigh the gain, and layers that start empty."""
+        notes = []
+        if self.branch_parameters > self.cell_parameters:
+            notes.append(
+                f"the attention branches weigh more than the kernels' cells ({self.branch_parameters:,} against "
+                f"{self.cell_parameters:,} parameters). What helps: larger cells (cell_scale up to 1, or "
+                "partition='channel'), narrower sharing (sharing='block' or 'layer'), nonlocal_basis_ratio=1/16, "
+                "or fewer layers (where=)"
+            )
+        empty = [layer.name for layer in self.layers if not layer.own_cells and self.config.assignment != "none"]
+        if empty:
+            notes.append(
+                f"{len(empty)} layers own no cell and start as zero while temperature is 1: {', '.join(empty[:4])}"
+                f"{' ...' if len(empty) > 4 else ''}. A larger budget, a smaller cell_scale or wider sharing helps"
+            )
+        return tuple(notes)
+
+    def __str__(self) -> str:
+        """A table: layer, warehouse, kernel, cell, m, n, start, parameters before and after."""
+        from dynaconv.planning.table import plan_table
+
+        return plan_table(self)
+
+
+def _local_config(config: KernelWarehouseConfig, warehouse: str) -> KernelWarehouseConfig:
+    for pattern, values in config.overrides.items():
+        if fnmatchcase(warehouse, pattern):
+            return replace(config, overrides={}, **values)
+    return config
+
+
+def _private(config: KernelWarehouseConfig) -> bool:
+    if config.sharing != "none":
+        return False
+    if config.budget < 1 or config.budget != int(config.budget) or config.nonlocal_basis_ratio < 1:
+        raise PlanError(
+            f"sharing='none' gives every mixture its own cells: budget must be a whole number of at least 1 and "
+            f"nonlocal_basis_ratio 1; got budget={config.budget:g}, nonlocal_basis_ratio={config.nonlocal_basis_ratio:g}"
+        )
+    return True
+
+
+def _plan_warehouse(
+    name: str, specs: Sequence[LayerSpec], config: KernelWarehouseConfig
+) -> tuple[WarehousePlan, list[LayerPlan]]:
+    cell = cell_shape(specs, scale=config.cell_scales, partition=config.partition)
+    grids = [cell_grid(spec, cell) for spec in specs]
+    mixtures = [grid.num_mixtures for grid in grids]
+    num_cells = warehouse_size(config.budget, sum(mixtures))
+    private = _private(config)
+    layers = []
+    for spec, grid, owned in zip(specs, grids, assign(mixtures, num_cells, config.budget, config.assignment), strict=True):
+        hidden = hidden_width(spec.in_channels, config.reduction, config.min_hidden)
+        num_local = int(config.budget * grid.num_mixtures)
+        low_rank = config.nonlocal_basis_ratio < 1
+        basis = basis_size(num_cells, num_local, config.nonlocal_basis_ratio) if low_rank else None
+        logits = int(config.budget) + 1 if private else num_cells + 1
+        layers.append(
+            LayerPlan(
+                spec=spec,
+                warehouse=name,
+                grid=grid,
+                num_cells=num_cells,
+                rows=owned.rows,
+                first_cell=owned.first,
+                own_cells=owned.count,
+                hidden=hidden,
+                num_local=num_local,
+                basis=basis,
+                logits=logits,
+                branch_parameters=branch_parameters(
+                    in_channels=spec.in_channels,
+                    hidden=hidden,
+                    num_mixtures=grid.num_mixtures,
+                    logits=logits,
+                    layer_norm=config.norm == "layer",
+                    basis=None if basis is None else (num_local, basis),
+                ),
+            )
+        )
+    warehouse = WarehousePlan(
+        name=name,
+        cell_shape=cell,
+        num_cells=num_cells,
+        num_mixtures=sum(mixtures),
+        layers=tuple(spec.name for spec in specs),
+        config=config,
+    )
+    return warehouse, layers
+
+
+def make_plan(
+    selected: Sequence[LayerSpec],
+    config: KernelWarehouseConfig,
+    *,
+    trunk: Sequence[LayerSpec] = (),
+    other_parameters: int = 0,
+    left_static: Sequence[str] = (),
+) -> Plan:
+    """Plan the conversion of some layers.
+
+    Args:
+        selected: the layers to convert, in module order.
+        config: what is asked for.
+        trunk: all layers from which stages are read; by default the selected ones.
+        other_parameters: parameters of the network outside the selected kernels.
+        left_static: names to report as not selected.
+
+    Raises:
+        PlanError: if the request can not be met; it names the layer, the sizes and what would work.
+    """
+    groups = group_layers(selected, trunk or selected, config)
+    idle = [p for p in config.overrides if not any(fnmatchcase(name, p) for name in groups)]
+    if idle:
+        raise PlanError(f"overrides names warehouses that do not exist: {idle}; this plan has {sorted(groups)}")
+    warehouses, layers = [], {}
+    for name, specs in groups.items():
+        warehouse, planned = _plan_warehouse(name, specs, _local_config(config, name))
+        warehouses.append(warehouse)
+        layers.update({layer.name: layer for layer in planned})
+    return Plan(
+        config=config,
+        layers=tuple(layers[spec.name] for spec in selected),
+        warehouses=tuple(warehouses),
+        other_parameters=other_parameters,
+        left_static=tuple(left_static),
+    )

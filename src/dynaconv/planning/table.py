@@ -1,0 +1,73 @@
+"""A plan as text: one row a layer, then the warehouses' totals and what to mind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dynaconv.planning.plan import LayerPlan, Plan
+
+HEADER = ("layer", "warehouse", "kernel", "cell", "m", "n", "start", "kernel params", "branch params")
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _start(layer: LayerPlan) -> str:
+    """Where the layer's mixtures start: its own cells, and how many wait at the zero cell."""
+    zeros = sum(row == (layer.num_cells,) for row in layer.rows)
+    if not any(layer.rows):
+        return "-"
+    if layer.own_cells == 0:
+        return "all zero"
+    own = f"{layer.first_cell}..{layer.first_cell + layer.own_cells - 1}"
+    return f"{own} +{zeros} zero" if zeros else own
+
+
+def _lines(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+
+
+def plan_table(plan: Plan) -> str:
+    """Format a plan for reading in a terminal."""
+    rows = [HEADER]
+    for layer in plan.layers:
+        cell = plan.warehouse(layer.warehouse).cell_shape
+        rows.append(
+            (
+                layer.name,
+                layer.warehouse,
+                _shape(layer.spec.kernel_shape),
+                _shape(cell),
+                str(layer.num_mixtures),
+                str(layer.num_cells),
+                _start(layer),
+                f"{layer.spec.kernel_parameters:,}",
+                f"{layer.branch_parameters:,}",
+            )
+        )
+    lines = _lines(rows, left=4)
+    lines.insert(1, "-" * max(map(len, lines)))
+    totals = [("warehouse", "layers", "m_t", "n", "b", "cell params")]
+    for house in plan.warehouses:
+        budget = f"{house.num_cells / house.num_mixtures:.3g}"
+        sizes = (str(len(house.layers)), str(house.num_mixtures), str(house.num_cells), budget)
+        totals.append((house.name, *sizes, f"{house.parameters:,}"))
+    lines += ["", *_lines(totals, left=1), ""]
+    change = plan.parameters_after / plan.parameters_before - 1
+    lines.append(f"parameters before: {plan.parameters_before:>13,}  (replaced kernels {plan.kernel_parameters:,})")
+    lines.append(
+        f"parameters after:  {plan.parameters_after:>13,}  ({change:+.1%}; cells {plan.cell_parameters:,}, "
+        f"attention branches {plan.branch_parameters:,})"
+    )
+    if plan.left_static:
+        shown = ", ".join(plan.left_static[:6]) + (" ..." if len(plan.left_static) > 6 else "")
+        lines.append(f"left static:       {len(plan.left_static)} layers: {shown}")
+    lines += [f"note: {note}" for note in plan.notes]
+    return "\n".join(lines)
