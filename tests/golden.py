@@ -93,7 +93,7 @@ def _weight(key: str, shape: list[int], dtype: str) -> Tensor:
             normal = 1 + 0.1 * np.abs(normal)
         case "running_mean", _:
             normal = 0.1 * normal
-        case ("weight" | "gamma"), 0 | 1:
+        case (("weight" | "gamma"), 0 | 1):
             normal = 1 + 0.1 * normal
         case _, 0 | 1:
             normal = 0.1 * normal

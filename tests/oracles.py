@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -44,7 +43,7 @@ def contrasting(logits: Tensor, beta: Tensor, tau: float) -> Tensor:
 def mixed_kernels(attention: Tensor, cells: Tensor, grid: Sequence[int], kernel_size: Sequence[int]) -> Tensor:
     """w_i = sum_j alpha_ij e_j, put into place: mixtures ordered (spatial, out, in)."""
     spatial, out_blocks, in_blocks = grid
-    co, ci, *cell_kernel = cells.shape[1:]
+    co, ci = cells.shape[1:3]
     kernels = attention.new_zeros(attention.shape[0], out_blocks * co, in_blocks * ci, *kernel_size)
     places = list(itertools.product(*map(range, kernel_size))) if spatial > 1 else [()]
     for b in range(attention.shape[0]):

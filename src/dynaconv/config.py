@@ -27,7 +27,9 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def _check_range(name: str, value: Any, low: float, high: float, unit: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
-        raise DynaconvError(f"{name}={value!r} is out of range; expected a number above {low:g}, at most {high:g}{unit}")
+        raise DynaconvError(
+            f"{name}={value!r} is out of range; expected a number above {low:g}, at most {high:g}{unit}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,9 @@ class KernelWarehouseConfig:
         for pattern, values in self.overrides.items():
             unknown = sorted(set(values) - set(OVERRIDABLE))
             if unknown:
-                raise DynaconvError(f"overrides[{pattern!r}] sets {unknown}; only {OVERRIDABLE} may differ by warehouse")
+                raise DynaconvError(
+                    f"overrides[{pattern!r}] sets {unknown}; only {OVERRIDABLE} may differ by warehouse"
+                )
             replace(self, overrides={}, **values)
 
     @property
@@ -133,7 +137,9 @@ class KernelWarehouseConfig:
             DynaconvError: if ``sharing`` is a function, which no file can hold.
         """
         if callable(self.sharing):
-            raise DynaconvError("sharing is a function, which a file can not hold; give a mapping {pattern: name} instead")
+            raise DynaconvError(
+                "sharing is a function, which a file can not hold; give a mapping {pattern: name} instead"
+            )
         values = asdict(self)
         if not isinstance(self.cell_scale, int | float):
             values["cell_scale"] = list(self.cell_scale)

@@ -164,7 +164,9 @@ def load_reference_checkpoint(model: nn.Module, source: str | Path | Mapping[str
     for key, value in state.items():
         target = own[key]
         if value.shape != target.shape and (value.numel() != target.numel() or _squeeze(value) != _squeeze(target)):
-            raise CheckpointError(f"'{key}' has shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} here")
+            raise CheckpointError(
+                f"'{key}' has shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} here"
+            )
         fitted[key] = value.reshape(target.shape)
     model.load_state_dict(fitted | temperatures)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,9 +36,7 @@ class KernelWarehouseMethod:
         left_static: Sequence[str],
     ) -> Plan:
         """Plan the sharing."""
-        return make_plan(
-            selected, config, trunk=trunk, other_parameters=other_parameters, left_static=left_static
-        )
+        return make_plan(selected, config, trunk=trunk, other_parameters=other_parameters, left_static=left_static)
 
     def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Replace every planned layer and register the warehouses as ``model.warehouses``."""
@@ -61,16 +60,14 @@ class KernelWarehouseMethod:
         return model
 
 
-def _build(
-    source: nn.Module, plan: LayerPlan, config: KernelWarehouseConfig, warehouse: Warehouse | None
-) -> nn.Module:
+def _build(source: nn.Module, plan: LayerPlan, config: KernelWarehouseConfig, warehouse: Warehouse | None) -> nn.Module:
+    """The dynamic layer for a static one; without a warehouse it gets one of its own."""
     weight = source.get_parameter("weight")
-    place = {"device": weight.device, "dtype": weight.dtype}
-    shared = {"config": config, "plan": plan, "warehouse": warehouse} if warehouse is not None else {"config": config}
+    options: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype, "config": config}
+    if warehouse is not None:
+        options |= {"plan": plan, "warehouse": warehouse}
     if isinstance(source, nn.Linear):
-        layer: KWLinear | KWConv1d | KWConv2d | KWConv3d = KWLinear(
-            source.in_features, source.out_features, source.bias is not None, **place, **shared
-        )
+        layer = KWLinear(source.in_features, source.out_features, source.bias is not None, **options)
     elif isinstance(source, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         layer = _CONVOLUTIONS[type(source)](
             source.in_channels,
@@ -82,8 +79,7 @@ def _build(
             source.groups,
             source.bias is not None,
             source.padding_mode,  # pyright: ignore[reportArgumentType]
-            **place,
-            **shared,
+            **options,
         )
     else:
         raise PlanError(f"'{plan.name}' is a {type(source).__name__}; expected a convolution or linear layer")

@@ -51,7 +51,9 @@ def register_method(config_type: type) -> Callable[[type[Any]], type[Any]]:
 
     def register(handler: type[Any]) -> type[Any]:
         if config_type in _METHODS:
-            raise DynaconvError(f"{config_type.__name__} is registered already, by {type(_METHODS[config_type]).__name__}")
+            raise DynaconvError(
+                f"{config_type.__name__} is registered already, by {type(_METHODS[config_type]).__name__}"
+            )
         _METHODS[config_type] = handler()
         return handler
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from dynaconv.errors import NothingSelectedError, PlanError
+from dynaconv.nn import DynamicLayer
 from dynaconv.planning import LayerSpec, read_structure
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -76,15 +77,17 @@ def _tied_weights(model: nn.Module) -> set[int]:
     return {key for key, count in seen.items() if count > 1}
 
 
-def _inside_gate(name: str, gates: Iterable[str]) -> bool:
-    return any(name == gate or name.startswith(f"{gate}.") for gate in gates)
+def _inside(name: str, prefixes: Iterable[str]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def find_candidates(model: nn.Module) -> Candidates:
     """Sort a network's layers into trunk, default selection, other convertible ones, and refused ones."""
-    gates = [n for n, m in model.named_modules() if n and any(k in type(m).__name__.lower() for k in GATE_CLASS_MARKS)]
+    modules = list(model.named_modules())
+    gates = [n for n, m in modules if n and any(mark in type(m).__name__.lower() for mark in GATE_CLASS_MARKS)]
+    dynamic = [n for n, m in modules if isinstance(m, DynamicLayer)]
     tied, trunk, other, refused = _tied_weights(model), [], [], {}
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, CONVERTIBLE)]
+    layers = [(n, m) for n, m in modules if isinstance(m, CONVERTIBLE) and not _inside(n, dynamic)]
     for name, module in layers:
         weight = module._parameters.get("weight")
         if type(module) not in CONVERTIBLE:
@@ -93,7 +96,7 @@ def find_candidates(model: nn.Module) -> Candidates:
             refused[name] = "its weight is no plain parameter (parametrised, or made by another module)"
         elif id(weight) in tied:
             refused[name] = "its weight is tied to another layer's"
-        elif _inside_gate(name, gates):
+        elif _inside(name, gates):
             other.append(layer_spec(name, module))
         else:
             trunk.append(layer_spec(name, module))

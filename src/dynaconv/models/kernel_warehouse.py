@@ -17,8 +17,6 @@ WITH_STEM = ("*", "!classifier")
 CONVNEXT_WHERE = ("*", "!head.fc")
 DEIT_KINDS = {"blocks.*.attn.qkv": "qkv", "blocks.*.mlp.fc1": "fc1", "blocks.*.mlp.fc2": "fc2"}
 
-_HALF_CELLS = {"cell_scale": 0.5}
-
 
 def _reported(recipe: str, top1: float, top5: float | None, millions: float, source: str = README) -> PaperResult:
     return PaperResult(recipe=recipe, top1=top1, top5=top5, params_millions=millions, source=source)
@@ -31,9 +29,7 @@ def _resnet18(name: str, budget: float, params: int, *results: PaperResult, note
 
 
 def _resnet50(name: str, config: KernelWarehouseConfig, params: int, *results: PaperResult) -> Preset:
-    return Preset(
-        name=name, backbone="resnet50", config=config, where=RESNET50_WHERE, params=params, results=results
-    )
+    return Preset(name=name, backbone="resnet50", config=config, where=RESNET50_WHERE, params=params, results=results)
 
 
 def _mobilenet(name: str, width: str, config: KernelWarehouseConfig, params: int, *results: PaperResult) -> Preset:
@@ -105,12 +101,17 @@ PRESETS: tuple[Preset, ...] = (
     _resnet18("kw4x_resnet18", 4, 45_862_085, _reported(ADVANCED, 76.05, 92.68, 45.86)),
     _resnet50(
         "kw1d2x_resnet50",
-        KernelWarehouseConfig(budget=0.5, nonlocal_basis_ratio=1 / 16, **_HALF_CELLS),
+        KernelWarehouseConfig(budget=0.5, cell_scale=0.5, nonlocal_basis_ratio=1 / 16),
         17_638_264,
         _reported(ADVANCED, 79.30, 94.71, 17.64),
     ),
     _resnet50("kw1x_resnet50", KernelWarehouseConfig(), 28_052_310, _reported(ADVANCED, 80.38, 95.19, 28.05)),
-    _resnet50("kw4x_resnet50", KernelWarehouseConfig(budget=4), 102_015_144, _reported(ADVANCED, 81.05, 95.21, 102.02)),
+    _resnet50(
+        "kw4x_resnet50",
+        KernelWarehouseConfig(budget=4),
+        102_015_144,
+        _reported(ADVANCED, 81.05, 95.21, 102.02),
+    ),
     _mobilenet("kw1d2x_mobilenetv2_100", "100", MOBILENET_1D2X, 2_654_396, _reported(MOBILE, 72.59, 90.71, 2.65)),
     _mobilenet("kw1x_mobilenetv2_100", "100", MOBILENET_1X, 5_168_146, _reported(MOBILE, 74.68, 91.90, 5.17)),
     _mobilenet("kw4x_mobilenetv2_100", "100", MOBILENET_4X, 11_379_382, _reported(MOBILE, 75.92, 92.22, 11.38)),

@@ -1,6 +1,13 @@
 """Dynamic layers: drop-in replacements for torch.nn's convolutions and linear layer."""
 
-from dynaconv.nn.base import DynamicConvNd, DynamicLayer, dynamic_layers, get_temperature, set_temperature, temperature_at
+from dynaconv.nn.base import (
+    DynamicConvNd,
+    DynamicLayer,
+    dynamic_layers,
+    get_temperature,
+    set_temperature,
+    temperature_at,
+)
 from dynaconv.nn.kernel_warehouse import KWConv1d, KWConv2d, KWConv3d, KWLinear
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse, Warehouses

@@ -139,7 +139,17 @@ class _KWConvNd(WarehouseLayer, DynamicConvNd):
         warehouse: Warehouse | None = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
         )
         spec = LayerSpec(
             name=type(self).__name__,
@@ -239,7 +249,9 @@ class KWLinear(WarehouseLayer):
             DynaconvError: if the last dimension does not fit.
         """
         if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise DynaconvError(f"KWLinear got input of shape {tuple(x.shape)}; expected {self.in_features} features last")
+            raise DynaconvError(
+                f"KWLinear got input of shape {tuple(x.shape)}; expected {self.in_features} features last"
+            )
         batch = x.shape[0] if x.dim() > 1 else 1
         flat = x.reshape(batch, x.shape[1:-1].numel() if x.dim() > 1 else 1, self.in_features)
         attention, cells = self._attend(flat)

@@ -25,7 +25,9 @@ class BranchBatchNorm(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise, shape ``(B, C)``."""
         if self.training and input.shape[0] < 2:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         return super().forward(input)
 
 
@@ -75,9 +77,7 @@ class CellRouter(nn.Module):
         self.reset_parameters()
 
     @staticmethod
-    def _assignment(
-        plan: LayerPlan, config: KernelWarehouseConfig, device: torch.device | str | None
-    ) -> Tensor | None:
+    def _assignment(plan: LayerPlan, config: KernelWarehouseConfig, device: torch.device | str | None) -> Tensor | None:
         """beta, shape ``(m, logits)``; None if attention starts free."""
         if config.assignment == "none":
             return None
@@ -120,13 +120,13 @@ class CellRouter(nn.Module):
         z = self.fc2(F.relu(self.norm(self.fc1(pooled))))
         if self.basis is None:
             return z.reshape(-1, self.num_mixtures, self.logits)
-        z = z.reshape(z.shape[0], self.num_mixtures, -1)
         width = self.basis.shape[1]
+        z = z.reshape(-1, self.num_mixtures, self.num_local + width + 1)
         local, coded, zero = z.split([self.num_local, width, 1], dim=-1)
         others = F.linear(coded, self.basis)
         first = self.first_cell
         z = torch.cat([others[..., :first], local, others[..., first:], zero], dim=-1)
-        return z + self.basis_bias.reshape(self.num_mixtures, self.logits)
+        return z + self.basis_bias.reshape(self.num_mixtures, self.logits)  # pyright: ignore[reportOptionalMemberAccess]
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Attention of every mixture over all cells, shape ``(B, C)`` -> ``(B, m, n)``, at least float32."""

@@ -16,7 +16,7 @@ EPSILON = 1e-3
 
 
 def contrasting(logits: Tensor) -> Tensor:
-    """z / (sum abs z + eps) over the last dimension: signed, its absolute values sum to less than one."""
+    """Z / (sum abs z + eps) over the last dimension: signed, its absolute values sum to less than one."""
     return logits / (logits.abs().sum(dim=-1, keepdim=True) + EPSILON)
 
 

@@ -14,18 +14,14 @@ CONV_BACKENDS = ("grouped", "loop", "matmul")
 SMALL_MAP = 200  # output positions up to which one batched product beats a convolution per sample
 
 
-def kernels_first_madds(
-    x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry
-) -> int:
+def kernels_first_madds(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> int:
     """Multiply-adds a sample of mixing the kernel, then convolving."""
     out = math.prod(geometry.output_size(x[2:]))
     kernel = math.prod(grid) * math.prod(cells[1:])
     return cells[0] * kernel + kernel * out
 
 
-def outputs_first_madds(
-    x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry
-) -> int:
+def outputs_first_madds(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> int:
     """Multiply-adds a sample of applying every cell, then mixing the outputs."""
     spatial, out_blocks, in_blocks = grid
     applied_at = math.prod(geometry.output_size(x[2:]) if spatial == 1 else x[2:])

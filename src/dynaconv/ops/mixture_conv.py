@@ -7,6 +7,8 @@ in its kernel, so both are the same function; the second wins on small maps, whe
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -70,16 +72,16 @@ def _outputs_first(
     sizes = applied.shape[2:]
     weights = attention.reshape(batch, spatial, out_blocks, in_blocks, num_cells)
     weights = weights.reshape(batch, spatial * out_blocks, in_blocks * num_cells)
-    mixed = torch.bmm(weights, applied.reshape(batch, in_blocks * num_cells, -1))
+    mixed = torch.bmm(weights, applied.reshape(batch, in_blocks * num_cells, cell_out * math.prod(sizes)))
     mixed = mixed.reshape(batch, spatial, out_blocks * cell_out, *sizes)
     if spatial == 1:
         return mixed.reshape(batch, out_blocks * cell_out, *out)
     padding = [p for pad in reversed(geometry.padding) for p in (pad, pad)]
-    padded = F.pad(mixed, padding) if any(padding) else mixed
-    taps = geometry.taps(size)
-    total = padded[(slice(None), 0, slice(None), *taps[0])]
-    for position, tap in enumerate(taps[1:], start=1):
-        total = total + padded[(slice(None), position, slice(None), *tap)]
+    total = None
+    for part, tap in zip(mixed.unbind(1), geometry.taps(size), strict=True):
+        shifted = F.pad(part, padding)[(..., *tap)]
+        total = shifted if total is None else total + shifted
+    assert total is not None  # a kernel has at least one position
     return total
 
 
@@ -108,7 +110,7 @@ def mixture_linear(x: Tensor, attention: Tensor, cells: Tensor, grid: tuple[int,
     """
     geometry = Geometry((1,), (1,), (0,), (1,))
     shape = (x.shape[0], x.shape[2], x.shape[1])
-    if cheapest_order(shape, (*cells.shape, 1), grid, geometry) == "outputs":
+    if x.shape[1] and cheapest_order(shape, (*cells.shape, 1), grid, geometry) == "outputs":
         out = _outputs_first(x.transpose(1, 2), attention, cells.unsqueeze(-1), grid, geometry)
         return out.transpose(1, 2)
     kernels = assemble_kernels(mix_cells(attention, cells), grid, ())

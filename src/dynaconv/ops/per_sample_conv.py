@@ -42,7 +42,10 @@ def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
 
 def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
     """A plain convolution per sample: best on large maps, where one fills the machine."""
-    return torch.cat([static_conv(x[i : i + 1], kernels[i], geometry) for i in range(x.shape[0])])
+    samples = zip(
+        x.split(1), kernels.unbind(), strict=True
+    )  # views whose gradients are joined once, not summed B times
+    return torch.cat([static_conv(sample, kernel, geometry) for sample, kernel in samples])
 
 
 def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
@@ -59,6 +62,8 @@ def gather_patches(x: Tensor, geometry: Geometry) -> Tensor:
     Returns:
         Shape ``(B, C * positions, P)`` for P output positions, channel by channel.
     """
+    if len(geometry.kernel_size) == 2 and not geometry.is_pointwise:
+        return F.unfold(x, geometry.kernel_size, geometry.dilation, geometry.padding, geometry.stride)
     padded = _pad(x, geometry)
     shifted = [padded[(..., *tap)] for tap in geometry.taps(x.shape[2:])]
     stacked = shifted[0].unsqueeze(2) if len(shifted) == 1 else torch.stack(shifted, dim=2)
@@ -107,5 +112,7 @@ def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str
     if backend == "matmul" and geometry.groups != 1:
         raise ValueError(f"backend 'matmul' does not do groups, got {geometry.groups}; use 'grouped' or 'loop'")
     if x.shape[0] == 0:
-        return kernels.new_zeros(0, kernels.shape[1], *geometry.output_size(x.shape[2:])) + 0 * (x.sum() + kernels.sum())
+        return kernels.new_zeros(0, kernels.shape[1], *geometry.output_size(x.shape[2:])) + 0 * (
+            x.sum() + kernels.sum()
+        )
     return _BACKENDS[backend](x, kernels, geometry)

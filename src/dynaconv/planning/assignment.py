@@ -19,7 +19,7 @@ class OwnedCells(NamedTuple):
 
     rows: Rows
     first: int
-    count: int
+    size: int
 
 
 def _one_to_one(index: int, num_cells: int, budget: float) -> tuple[int, ...]:
@@ -91,9 +91,13 @@ def assign(mixtures: Sequence[int], num_cells: int, budget: float, kind: str = "
         [((0,), (3,), (3,), (1,)), ((2,), (3,))]
     """
     if kind == "several" and budget < 2:
-        raise PlanError(f"assignment='several' gives every mixture int(budget) cells; budget={budget:g}, expected 2 or more")
+        raise PlanError(
+            f"assignment='several' gives every mixture int(budget) cells; budget={budget:g}, expected 2 or more"
+        )
     if kind == "pairs" and not 1 / budget >= 2:
-        raise PlanError(f"assignment='pairs' shares a cell among 1/budget mixtures; budget={budget:g}, expected 1/2 or less")
+        raise PlanError(
+            f"assignment='pairs' shares a cell among 1/budget mixtures; budget={budget:g}, expected 1/2 or less"
+        )
     if kind == "one-to-one" and budget < 1:
         return _sparse(mixtures, num_cells, budget)
     rule = {"one-to-one": _one_to_one, "several": _several, "pairs": _pairs, "all": _all, "none": _nothing}[kind]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def warehouse_size(budget: float, total_mixtures: int) -> int:
-    """n = max(int(b * m_t), 1): cells in a warehouse (KernelWarehouse, section 3.2).
+    """N = max(int(b * m_t), 1): cells in a warehouse (KernelWarehouse, section 3.2).
 
     Example:
         >>> warehouse_size(0.5, 224), warehouse_size(4, 47)

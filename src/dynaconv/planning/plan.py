@@ -181,7 +181,9 @@ def _plan_warehouse(
     num_cells = warehouse_size(config.budget, sum(mixtures))
     private = _private(config)
     layers = []
-    for spec, grid, owned in zip(specs, grids, assign(mixtures, num_cells, config.budget, config.assignment), strict=True):
+    for spec, grid, owned in zip(
+        specs, grids, assign(mixtures, num_cells, config.budget, config.assignment), strict=True
+    ):
         hidden = hidden_width(spec.in_channels, config.reduction, config.min_hidden)
         num_local = int(config.budget * grid.num_mixtures)
         low_rank = config.nonlocal_basis_ratio < 1
@@ -195,7 +197,7 @@ def _plan_warehouse(
                 num_cells=num_cells,
                 rows=owned.rows,
                 first_cell=owned.first,
-                own_cells=owned.count,
+                own_cells=owned.size,
                 hidden=hidden,
                 num_local=num_local,
                 basis=basis,

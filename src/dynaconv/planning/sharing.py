@@ -12,7 +12,6 @@ from dynaconv.errors import PlanError
 from dynaconv.planning.spec import LayerSpec
 from dynaconv.planning.structure import Stage, Structure, read_structure
 
-
 Home = tuple[str, str]  # (range, kind): the two halves of a warehouse's name
 
 
@@ -89,7 +88,9 @@ def _stage_ranges(structure: Structure, config: KernelWarehouseConfig) -> dict[s
     """Layer name -> ``stage<i>``, the paper's rule."""
     unknown = sorted(set(config.stage_splits) - set(range(len(structure.stages))))
     if unknown:
-        raise PlanError(f"stage_splits names the stages {unknown}; this network has stages 0 to {len(structure.stages) - 1}")
+        raise PlanError(
+            f"stage_splits names the stages {unknown}; this network has stages 0 to {len(structure.stages) - 1}"
+        )
     ranges = {}
     for index, stage in enumerate(structure.stages):
         handed = _handed_over(stage) if config.handover and index > 0 else set()
@@ -126,9 +127,7 @@ def _range_names(structure: Structure, config: KernelWarehouseConfig) -> dict[st
     return stem | {name: "_".join(home) for name, home in homes.items()}
 
 
-def _given_names(
-    specs: Sequence[LayerSpec], sharing: Mapping[str, str] | Callable[[LayerSpec], str]
-) -> dict[str, str]:
+def _given_names(specs: Sequence[LayerSpec], sharing: Mapping[str, str] | Callable[[LayerSpec], str]) -> dict[str, str]:
     if callable(sharing):
         names = {spec.name: sharing(spec) for spec in specs}
     else:
@@ -139,7 +138,9 @@ def _given_names(
                 names[spec.name] = hits[0]
         idle = [p for p in sharing if not any(fnmatchcase(s.name, p) for s in specs)]
         if idle:
-            raise PlanError(f"sharing names layers that are not selected: {idle}; selected are {[s.name for s in specs]}")
+            raise PlanError(
+                f"sharing names layers that are not selected: {idle}; selected are {[s.name for s in specs]}"
+            )
     missing = [s.name for s in specs if not isinstance(names.get(s.name), str) or not names[s.name]]
     if missing:
         raise PlanError(

@@ -29,14 +29,16 @@ def _start(layer: LayerPlan) -> str:
 def _lines(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
 
 
 def plan_table(plan: Plan) -> str:
     """Format a plan for reading in a terminal."""
-    rows = [HEADER]
+    rows: list[tuple[str, ...]] = [HEADER]
     for layer in plan.layers:
         cell = plan.warehouse(layer.warehouse).cell_shape
         rows.append(
@@ -54,7 +56,7 @@ def plan_table(plan: Plan) -> str:
         )
     lines = _lines(rows, left=4)
     lines.insert(1, "-" * max(map(len, lines)))
-    totals = [("warehouse", "layers", "m_t", "n", "b", "cell params")]
+    totals: list[tuple[str, ...]] = [("warehouse", "layers", "m_t", "n", "b", "cell params")]
     for house in plan.warehouses:
         budget = f"{house.num_cells / house.num_mixtures:.3g}"
         sizes = (str(len(house.layers)), str(house.num_mixtures), str(house.num_cells), budget)

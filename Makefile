@@ -1,0 +1,42 @@
+# The two commands a user needs are `make demo` and `make test`; both set everything up in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help demo test check format bench clean
+
+help:
+	@echo "make demo    set up, then train a static and two KernelWarehouse networks on embedded images"
+	@echo "make test    set up, then run all tests"
+	@echo "make check   set up, then format, lint, types and import layers"
+	@echo "make format  rewrite the code in the house format"
+	@echo "make bench   time every order of products and backend against the static convolution"
+	@echo "make clean   remove .venv and everything made"
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynaconv needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[train,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/dynaconv demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses 2 --quiet
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/orders.py
+
+clean:
+	rm -rf .venv demo runs .pytest_cache .ruff_cache .hypothesis

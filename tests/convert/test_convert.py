@@ -1,0 +1,249 @@
+"""Conversion of real networks: one line, a training step, no tie lost, and clear refusals."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import dynaconv
+from dynaconv import DynaconvError, KernelWarehouseConfig
+from dynaconv.convert import find_candidates, register_method, select_layers
+from dynaconv.errors import NothingSelectedError, PlanError
+from dynaconv.nn.kernel_warehouse import WarehouseLayer
+
+TIMM = [
+    "resnet18",
+    "resnet50",
+    "mobilenetv2_100",
+    "convnext_tiny",
+    "efficientnet_b0",
+    "regnety_004",
+    "deit_tiny_patch16_224",
+]
+TORCHVISION = ["densenet121", "vgg11_bn"]
+
+
+def make(name):
+    if name in TORCHVISION:
+        return torchvision.models.get_model(name, num_classes=10)
+    return timm.create_model(name, num_classes=10)
+
+
+@pytest.fixture(scope="module", params=TIMM + TORCHVISION)
+def converted(request):
+    """Name, plan, network and the names of its static layers, after one line of conversion."""
+    torch.manual_seed(0)
+    model = make(request.param)
+    total = sum(p.numel() for p in model.parameters())
+    plan = dynaconv.plan(model, KernelWarehouseConfig())
+    assert plan.parameters_before == total
+    assert sum(p.numel() for p in model.parameters()) == total  # planning changes nothing
+    return request.param, plan, dynaconv.convert(model, KernelWarehouseConfig())
+
+
+def test_parameters_are_as_planned(converted):
+    _, plan, model = converted
+    assert sum(p.numel() for p in model.parameters()) == plan.parameters_after
+    for layer in dynaconv.dynamic_layers(model):
+        assert sum(p.numel() for p in layer.attention.parameters()) == layer.plan.branch_parameters
+
+
+def test_every_planned_layer_is_there_and_linked(converted):
+    _, plan, model = converted
+    modules = dict(model.named_modules())
+    for layer in plan.layers:
+        assert isinstance(modules[layer.name], WarehouseLayer)
+        assert modules[layer.name].cells is model.warehouses[layer.warehouse].cells
+    assert len(list(dynaconv.dynamic_layers(model))) == len(plan.layers)
+
+
+@pytest.mark.slow
+def test_a_step_trains_every_parameter(converted):
+    name, _, model = converted
+    size = 224 if "deit" in name else 64
+    model.train()
+    for module in model.modules():  # timm starts the last norm of a residual branch at zero, which stops its gradients
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    before = {k: v.detach().clone() for k, v in model.named_parameters() if v.numel() < 1_000_000}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = nn.functional.cross_entropy(model(torch.randn(2, 3, size, size)), torch.tensor([1, 2]))
+    loss.backward()
+    assert loss.isfinite()
+    without = [k for k, p in model.named_parameters() if p.grad is None]
+    assert not without
+    optimizer.step()
+    assert sum(not torch.equal(v, before[k]) for k, v in model.named_parameters() if k in before) > len(before) // 2
+
+
+@pytest.mark.slow
+def test_one_image_in_training_mode_reaches_every_layer(converted):
+    """The probe that detectors make: only a backbone's own BatchNorm may object, and only on 1x1 maps."""
+    name, _, model = converted
+    size = 224 if "deit" in name else 96
+    with torch.no_grad():
+        assert model.train()(torch.randn(1, 3, size, size)).shape == (1, 10)
+
+
+def test_state_dict_round_trip(converted):
+    _, _, model = converted
+    state = model.state_dict()
+    assert len({v.data_ptr() for v in state.values() if v.numel()}) == len([v for v in state.values() if v.numel()])
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.zero_()
+    twin.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 16, 3, bias=True))
+
+
+class Twice(nn.Module):
+    """One layer under two names, and two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.again = self.first
+        self.left = nn.Conv2d(8, 8, 1)
+        self.right = nn.Conv2d(8, 8, 1)
+        self.right.weight = self.left.weight
+
+    def forward(self, x):
+        return self.right(self.left(self.again(self.first(self.stem(x)))))
+
+
+def test_a_layer_used_twice_stays_one_and_tied_weights_stay_tied():
+    model = dynaconv.convert(Twice(), KernelWarehouseConfig())
+    assert model.first is model.again
+    assert isinstance(model.first, dynaconv.KWConv2d)
+    assert model.left.weight is model.right.weight
+    with pytest.raises(NothingSelectedError, match="tied to another layer's"):
+        dynaconv.plan(Twice(), KernelWarehouseConfig(), where="left")
+
+
+def test_biases_device_dtype_and_mode_stay():
+    model = small().double().eval()
+    bias = model[2].bias.detach().clone()
+    converted = dynaconv.convert(model, KernelWarehouseConfig())
+    assert torch.equal(converted[2].bias, bias)
+    assert converted[2].cells.dtype == torch.float64
+    assert not converted[2].training
+    assert not converted[2].attention.training
+
+
+def test_selection():
+    model = timm.create_model("efficientnet_b0")
+    default = {layer.name for layer in dynaconv.plan(model, KernelWarehouseConfig()).layers}
+    assert "conv_stem" not in default
+    assert "classifier" not in default
+    assert not any(".se." in name for name in default)
+    plan = dynaconv.plan(model, KernelWarehouseConfig(), where=["blocks.1.*", "!*.conv_dw"])
+    names = [layer.name for layer in plan.layers]
+    assert {n.rpartition(".")[2] for n in names} == {"conv_pw", "conv_pwl", "conv_reduce", "conv_expand"}
+    fewer = dynaconv.plan(model, KernelWarehouseConfig(), where="!blocks.0.*")
+    assert len(fewer.layers) == len(default) - 2
+    chosen = dynaconv.plan(model, KernelWarehouseConfig(), where=lambda n, m: n.endswith("conv_pwl"))
+    assert all(layer.name.endswith("conv_pwl") for layer in chosen.layers)
+
+
+def test_the_selection_does_not_move_the_stages():
+    model = timm.create_model("mobilenetv2_100")
+    full = {layer.name: layer.warehouse for layer in dynaconv.plan(model, KernelWarehouseConfig()).layers}
+    part = dynaconv.plan(model, KernelWarehouseConfig(), where="*conv_dw")
+    assert all(full[layer.name] == layer.warehouse for layer in part.layers)
+
+
+def test_nothing_selected_lists_what_could_have_been():
+    with pytest.raises(
+        NothingSelectedError, match=r"pattern 'body\.\*' matches no layer\s.*could be selected \(3\): 0, 1, 2"
+    ):
+        dynaconv.plan(small(), KernelWarehouseConfig(), where="body.*")
+    with pytest.raises(NothingSelectedError, match="selects no layer of ReLU"):
+        dynaconv.plan(nn.ReLU(), KernelWarehouseConfig())
+
+
+class PaddedConv(nn.Conv2d):
+    pass
+
+
+def test_subclasses_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), PaddedConv(8, 8, 3), nn.Conv2d(8, 8, 3))
+    candidates = find_candidates(model)
+    assert [s.name for s in select_layers(model, candidates)] == ["2"]
+    assert "subclass" in candidates.refused["1"]
+
+
+def test_torchvision_vit_keeps_the_projection_that_its_attention_reads():
+    model = torchvision.models.VisionTransformer(32, 16, 2, 2, 32, 64, num_classes=3)
+    converted = dynaconv.convert(model, KernelWarehouseConfig())
+    assert converted(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [(nn.Conv2d(4, 8, 3), (2, 4, 5, 5)), (nn.Linear(4, 8), (2, 4)), (nn.Conv1d(4, 8, 3), (2, 4, 9))],
+)
+def test_a_single_layer(layer, x):
+    converted = dynaconv.convert(layer, KernelWarehouseConfig())
+    assert isinstance(converted, WarehouseLayer)
+    assert converted(torch.randn(x)).shape == layer(torch.randn(x)).shape
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dynaconv.plan("resnet18", KernelWarehouseConfig()), "expected an nn.Module, got str"),
+        (
+            lambda: dynaconv.convert(small(), {"budget": 1}),
+            "expected a config .*KernelWarehouseConfig.*got dict",
+        ),
+        (
+            lambda: dynaconv.convert(dynaconv.convert(small(), KernelWarehouseConfig()), KernelWarehouseConfig()),
+            "selects no",
+        ),
+        (
+            lambda: dynaconv.convert(small(), dynaconv.plan(small(), KernelWarehouseConfig()), where="*"),
+            "a plan says already",
+        ),
+        (
+            lambda: dynaconv.convert(
+                nn.Sequential(nn.Conv2d(3, 8, 3)), dynaconv.plan(small(), KernelWarehouseConfig())
+            ),
+            "the plan names '1'",
+        ),
+        (
+            lambda: dynaconv.convert(
+                nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 5), nn.Conv2d(8, 16, 3)),
+                dynaconv.plan(small(), KernelWarehouseConfig()),
+            ),
+            "made for another '1'",
+        ),
+        (lambda: register_method(KernelWarehouseConfig)(object), "registered already"),
+    ],
+)
+def test_bad_requests(call, message):
+    with pytest.raises(DynaconvError, match=message):
+        call()
+
+
+def test_a_network_is_converted_once():
+    model = dynaconv.convert(small(), KernelWarehouseConfig(), where="1")
+    with pytest.raises(PlanError, match="converted once"):
+        dynaconv.convert(model, KernelWarehouseConfig(), where="2")
+
+
+def test_the_plan_prints_as_a_table():
+    text = str(dynaconv.plan(timm.create_model("resnet18"), KernelWarehouseConfig(budget=0.5, cell_scale=0.5)))
+    assert "layer2.0.downsample.0" in text
+    assert "128x64x1x1" in text
+    assert "+4 zero" in text
+    assert "7,431,044" in text
+    assert "left static:       2 layers: conv1, fc" in text

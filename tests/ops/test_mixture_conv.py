@@ -1,0 +1,138 @@
+"""Every order of products and backend against the slow oracle, over odd sizes, groups, strides, batch 0 and 1."""
+
+import itertools
+
+import pytest
+import torch
+
+from dynaconv.ops import Geometry, assemble_kernels, mix_cells, mixture_conv, mixture_linear, per_sample_conv
+from dynaconv.ops.cost import CONV_BACKENDS, cheapest_order, kernels_first_madds, outputs_first_madds
+from tests import oracles
+
+# batch, map, kernel, stride, padding, dilation, groups, grid blocks (out, in), cell (out, in), cell keeps the kernel
+CASES = {
+    "3x3": (2, (5, 7), (3, 3), (1, 1), (1, 1), (1, 1), 1, (2, 2), (3, 2), False),
+    "strided, one sample": (1, (7, 6), (3, 2), (2, 3), (1, 0), (1, 1), 1, (1, 3), (2, 1), False),
+    "dilated": (3, (9, 8), (3, 3), (1, 2), (2, 3), (2, 3), 1, (3, 1), (1, 4), False),
+    "grouped": (2, (6, 5), (3, 3), (1, 1), (1, 1), (1, 1), 2, (2, 2), (2, 3), False),
+    "depth-wise": (2, (5, 5), (3, 3), (2, 2), (1, 1), (1, 1), 6, (3, 1), (2, 1), False),
+    "1x1": (2, (4, 3), (1, 1), (1, 1), (0, 0), (1, 1), 1, (2, 3), (2, 2), False),
+    "1x1 strided": (2, (5, 4), (1, 1), (2, 2), (0, 0), (1, 1), 1, (2, 1), (2, 3), False),
+    "1x1 padded": (2, (3, 3), (1, 1), (1, 1), (1, 2), (1, 1), 1, (1, 2), (2, 2), False),
+    "whole kernel in a cell": (2, (5, 6), (3, 2), (2, 1), (1, 1), (1, 1), 1, (2, 2), (2, 2), True),
+    "1-D": (3, (11,), (5,), (2,), (2,), (1,), 1, (2, 2), (2, 1), False),
+    "3-D": (2, (3, 4, 5), (3, 1, 2), (1, 2, 1), (1, 0, 1), (1, 1, 2), 1, (1, 2), (3, 1), False),
+    "empty batch": (0, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1), 1, (2, 1), (2, 2), False),
+}
+
+
+def make(case):
+    batch, size, kernel, stride, padding, dilation, groups, blocks, cell, whole = CASES[case]
+    geometry = Geometry(kernel, stride, padding, dilation, groups)
+    grid = (1 if whole else geometry.positions, *blocks)
+    cell_kernel = kernel if whole else (1,) * len(kernel)
+    x = torch.randn(batch, blocks[1] * cell[1] * groups, *size, dtype=torch.float64)
+    cells = torch.randn(4, *cell, *cell_kernel, dtype=torch.float64)
+    attention = torch.randn(batch, grid[0] * grid[1] * grid[2], 4, dtype=torch.float64)
+    kernels = oracles.mixed_kernels(attention, cells, grid, kernel)
+    expected = oracles.conv(x, kernels, stride, padding, dilation, groups)
+    return geometry, grid, x, attention, cells, kernels, expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mixing_is_the_equation(case):
+    geometry, grid, _, attention, cells, kernels, _ = make(case)
+    mixed = assemble_kernels(mix_cells(attention, cells), grid, geometry.kernel_size)
+    torch.testing.assert_close(mixed, kernels, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("case", "backend"), list(itertools.product(CASES, ["auto", *CONV_BACKENDS])))
+def test_per_sample_convolution(case, backend):
+    geometry, _, x, _, _, kernels, expected = make(case)
+    if backend == "matmul" and geometry.groups != 1:
+        with pytest.raises(ValueError, match="does not do groups"):
+            per_sample_conv(x, kernels, geometry, backend)
+        return
+    torch.testing.assert_close(per_sample_conv(x, kernels, geometry, backend), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("case", "order"), list(itertools.product(CASES, ["auto", "kernels", "outputs"])))
+def test_both_orders_of_products(case, order):
+    geometry, grid, x, attention, cells, _, expected = make(case)
+    if order == "outputs" and geometry.groups != 1:
+        with pytest.raises(ValueError, match="does not do groups"):
+            mixture_conv(x, attention, cells, grid, geometry, order=order)
+        return
+    y = mixture_conv(x, attention, cells, grid, geometry, order=order)
+    torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("order", ["kernels", "outputs"])
+@pytest.mark.parametrize("case", ["3x3", "1x1 strided", "whole kernel in a cell", "1-D"])
+def test_gradients(case, order):
+    geometry, grid, x, attention, cells, _, _ = make(case)
+    inputs = (x.requires_grad_(), attention.requires_grad_(), cells.requires_grad_())
+    assert torch.autograd.gradcheck(lambda *a: mixture_conv(*a, grid, geometry, order=order), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", CONV_BACKENDS)
+def test_backend_gradients(backend):
+    geometry, _, x, _, _, kernels, _ = make("strided, one sample")
+    inputs = (x.requires_grad_(), kernels.requires_grad_())
+    assert torch.autograd.gradcheck(lambda *a: per_sample_conv(*a, geometry, backend), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("positions", [1, 300])
+def test_linear(positions):
+    x = torch.randn(2, positions, 6, dtype=torch.float64)
+    cells = torch.randn(5, 4, 3, dtype=torch.float64)
+    attention = torch.randn(2, 6, 5, dtype=torch.float64)
+    kernels = oracles.mixed_kernels(attention, cells, (1, 3, 2), ())
+    expected = torch.stack([x[b] @ kernels[b].T for b in range(2)])
+    torch.testing.assert_close(mixture_linear(x, attention, cells, (1, 3, 2)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_non_contiguous_and_channels_last_input():
+    geometry, grid, x, attention, cells, _, expected = make("3x3")
+    strided = torch.empty(2, x.shape[1], 5, 14, dtype=torch.float64)[..., ::2].copy_(x)
+    for layout in (strided, x.contiguous(memory_format=torch.channels_last)):
+        for order in ("kernels", "outputs"):
+            y = mixture_conv(layout, attention, cells, grid, geometry, order=order)
+            torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_cost_model_counts_by_the_formula():
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    x, cells, grid = (8, 128, 4, 4), (47, 128, 128, 1, 1), (9, 1, 1)
+    assert kernels_first_madds(x, cells, grid, geometry) == 47 * 9 * 128 * 128 + 9 * 128 * 128 * 16
+    assert outputs_first_madds(x, cells, grid, geometry) == 47 * 128 * 128 * 16 + 9 * 47 * 128 * 16
+
+
+def test_cost_model_mixes_outputs_on_small_maps_only():
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    cells, grid = (27, 512, 512, 1, 1), (9, 1, 1)
+    assert cheapest_order((8, 512, 1, 1), cells, grid, geometry) == "outputs"
+    assert cheapest_order((8, 512, 14, 14), cells, grid, geometry) == "kernels"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, k: (x[:1], k), "1 samples, but kernels for 2"),
+        (lambda x, k: (x[:, :3], k), "input has 3 channels.*expect 4"),
+    ],
+)
+def test_shapes_that_do_not_fit(change, message):
+    geometry, _, x, _, _, kernels, _ = make("3x3")
+    with pytest.raises(ValueError, match=message):
+        per_sample_conv(*change(x, kernels), geometry)
+
+
+def test_unknown_names():
+    geometry, grid, x, attention, cells, kernels, _ = make("3x3")
+    with pytest.raises(ValueError, match="backend 'magic' is not known"):
+        per_sample_conv(x, kernels, geometry, "magic")
+    with pytest.raises(ValueError, match="order 'magic' is not known"):
+        mixture_conv(x, attention, cells, grid, geometry, order="magic")
+    with pytest.raises(ValueError, match="attention is over 3 cells, but the warehouse holds 4"):
+        mix_cells(attention[..., :3], cells)
