@@ -77,7 +77,8 @@ def main() -> None:
     names = ["grouped", "loop", "matmul", "outputs"]
     for train in (False, True):
         print(
-            f"\n{'forward + backward' if train else 'forward'}, batch {args.batch}, times static; torch {torch.__version__}"
+            f"\n{'forward + backward' if train else 'forward'}, batch {args.batch}, ratios to static; "
+            f"torch {torch.__version__}"
         )
         print(f"{'in->out k size n':24s} {'static ms':>9s} " + " ".join(f"{n:>8s}" for n in names) + "  picked")
         for shape in SHAPES:

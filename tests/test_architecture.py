@@ -57,7 +57,7 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:
-    """Dotted names that a file imports; only at its top level unless ``everywhere``. Type-checking blocks do not run."""
+    """Dotted names that a file imports; only at its top level unless ``everywhere``."""
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if everywhere else tree.body
     found = set()

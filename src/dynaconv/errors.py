@@ -14,6 +14,10 @@ class PlanError(DynaconvError):
     """Layers, budget and sharing do not fit together."""
 
 
+class PlanWarning(UserWarning):
+    """A plan that can be carried out, but costs more than it brings or starts badly."""
+
+
 class NothingSelectedError(PlanError):
     """No layer was selected for conversion; the message lists what could have been."""
 

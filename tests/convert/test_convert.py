@@ -11,7 +11,7 @@ from torch import nn
 import dynaconv
 from dynaconv import DynaconvError, KernelWarehouseConfig
 from dynaconv.convert import find_candidates, register_method, select_layers
-from dynaconv.errors import NothingSelectedError, PlanError
+from dynaconv.errors import NothingSelectedError, PlanError, PlanWarning
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
 
 TIMM = [
@@ -232,6 +232,33 @@ def test_a_single_layer(layer, x):
 def test_bad_requests(call, message):
     with pytest.raises(DynaconvError, match=message):
         call()
+
+
+def test_tiny_networks_get_a_warning_that_says_what_helps():
+    with pytest.warns(PlanWarning, match="branches weigh more than the kernels.*cell_scale"):
+        dynaconv.convert(small(), KernelWarehouseConfig())
+
+
+def test_presets_do_not_warn(recwarn):
+    for name in dynaconv.list_models("kw*_resnet18") + dynaconv.list_models("kw*mobilenet*"):
+        dynaconv.create_model(name)
+    assert not [w for w in recwarn if issubclass(w.category, PlanWarning)]
+
+
+class ReadsWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return nn.functional.conv2d(self.stem(x), self.qkv.weight)
+
+
+def test_a_parent_that_reads_a_weight_is_told_what_to_do():
+    model = dynaconv.convert(ReadsWeight(), KernelWarehouseConfig())
+    assert not hasattr(model.qkv, "weight")
+    with pytest.raises(AttributeError, match="leave the layer static"):
+        model(torch.randn(1, 3, 2, 2))
 
 
 def test_a_network_is_converted_once():

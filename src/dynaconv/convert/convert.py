@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 
 from dynaconv.convert.registry import method_of
 from dynaconv.convert.select import Where, find_candidates, select_layers
-from dynaconv.errors import DynaconvError
+from dynaconv.errors import DynaconvError, PlanWarning
 from dynaconv.planning import Plan
 
 
@@ -29,6 +30,9 @@ def plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
         NothingSelectedError: if no layer is selected; it lists what could have been.
         PlanError: if the request can not be met; it names the layer, the sizes and what would work.
 
+    Warns:
+        PlanWarning: if the attention branches outweigh the kernels, or layers start empty; it says what helps.
+
     Example:
         >>> from torch import nn
         >>> from dynaconv import KernelWarehouseConfig
@@ -44,20 +48,24 @@ def plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
         where = "*"
     selected = select_layers(model, candidates, where)
     names = {spec.name for spec in selected}
-    return method.plan(
+    planned = method.plan(
         selected,
         config,
         trunk=candidates.trunk,
         other_parameters=sum(p.numel() for p in model.parameters()) - sum(s.kernel_parameters for s in selected),
         left_static=[spec.name for spec in candidates.convertible if spec.name not in names],
     )
+    for note in planned.notes:
+        warnings.warn(note, PlanWarning, stacklevel=2)
+    return planned
 
 
 def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Module:
     """Make a network dynamic, in place.
 
     New kernels are initialised as in the paper, whatever the static ones held; biases, all other layers, device,
-    dtype and training mode stay. Make the optimiser afterwards: parameters are new.
+    dtype and training mode stay. Make the optimiser afterwards: parameters are new. The shared cells belong to the
+    network's new member ``warehouses``; in an ``nn.Sequential`` that is a last module which hands its input through.
 
     Args:
         model: the network; it is changed.

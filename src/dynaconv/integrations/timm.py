@@ -15,7 +15,7 @@ _registry = require("timm.models", "train")
 
 def _entry_point(name: str) -> Callable[..., nn.Module]:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        # timm hands its own configuration arguments down; they belong to pretrained weights, which presets have none of.
+        # timm hands down arguments about pretrained weights, of which presets have none.
         for argument in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             kwargs.pop(argument, None)
         return create_model(name, pretrained=pretrained, **kwargs)

@@ -1,4 +1,4 @@
-"""The networks of the KernelWarehouse paper (arXiv 2406.07879), equal to the authors' public code to the last parameter.
+"""The networks of the KernelWarehouse paper (arXiv 2406.07879), to the last parameter of the authors' public code.
 
 Parameters were counted by building the authors' networks. Accuracies are the papers', with their source.
 """

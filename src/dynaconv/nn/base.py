@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,15 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 class DynamicLayer(nn.Module):
     """Base of every layer whose kernel depends on its input."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Say why there is no ``weight``, for parents that read their children's (some timm attention blocks)."""
+        if name == "weight":
+            raise AttributeError(
+                f"{type(self).__name__} has no static weight: its kernel depends on the input, see .kernels(x). "
+                "If another module reads this layer's weight, leave the layer static, e.g. where='!<its name>'"
+            )
+        return super().__getattr__(name)
 
     def set_temperature(self, value: float) -> None:
         """Set the temperature of this layer's attention."""

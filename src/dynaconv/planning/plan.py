@@ -166,8 +166,9 @@ def _private(config: KernelWarehouseConfig) -> bool:
         return False
     if config.budget < 1 or config.budget != int(config.budget) or config.nonlocal_basis_ratio < 1:
         raise PlanError(
-            f"sharing='none' gives every mixture its own cells: budget must be a whole number of at least 1 and "
-            f"nonlocal_basis_ratio 1; got budget={config.budget:g}, nonlocal_basis_ratio={config.nonlocal_basis_ratio:g}"
+            "sharing='none' gives every mixture its own cells: budget must be a whole number of at least 1 and "
+            "nonlocal_basis_ratio 1; "
+            f"got budget={config.budget:g}, nonlocal_basis_ratio={config.nonlocal_basis_ratio:g}"
         )
     return True
 

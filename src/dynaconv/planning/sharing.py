@@ -144,7 +144,8 @@ def _given_names(specs: Sequence[LayerSpec], sharing: Mapping[str, str] | Callab
     missing = [s.name for s in specs if not isinstance(names.get(s.name), str) or not names[s.name]]
     if missing:
         raise PlanError(
-            f"sharing names no warehouse for the selected layers {missing}; give each a name, or leave them out by where="
+            f"sharing names no warehouse for the selected layers {missing}; "
+            "give each a name, or leave them out by where="
         )
     return names
 
