@@ -40,6 +40,14 @@ def plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
         >>> [(layer.name, layer.num_mixtures) for layer in plan(net, KernelWarehouseConfig()).layers]
         [('1', 9), ('2', 18)]
     """
+    planned = draft_plan(model, config, where)
+    for note in planned.notes:
+        warnings.warn(note, PlanWarning, stacklevel=2)
+    return planned
+
+
+def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
+    """:func:`plan` without its warnings, for networks that are known to be meant as they are."""
     if not isinstance(model, nn.Module):
         raise DynaconvError(f"expected an nn.Module, got {type(model).__name__}")
     method = method_of(config)
@@ -48,16 +56,13 @@ def plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
         where = "*"
     selected = select_layers(model, candidates, where)
     names = {spec.name for spec in selected}
-    planned = method.plan(
+    return method.plan(
         selected,
         config,
         trunk=candidates.trunk,
         other_parameters=sum(p.numel() for p in model.parameters()) - sum(s.kernel_parameters for s in selected),
         left_static=[spec.name for spec in candidates.convertible if spec.name not in names],
     )
-    for note in planned.notes:
-        warnings.warn(note, PlanWarning, stacklevel=2)
-    return planned
 
 
 def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.config import KernelWarehouseConfig
-from dynaconv.convert import Where, convert
+from dynaconv.convert import Where, convert, draft_plan
 from dynaconv.errors import DynaconvError, UnknownModelError, require
 from dynaconv.models.kernel_warehouse import PRESETS
 from dynaconv.models.preset import Preset
@@ -92,4 +92,4 @@ def create_model(
         raise DynaconvError(f"no trained weights are published for '{name}'; use pretrained=False")
     backbone = timm.create_model(preset.backbone, **{**preset.backbone_kwargs, **arguments})
     selection: Sequence[str] | None = preset.where
-    return convert(backbone, preset.config, list(selection) if selection else None)
+    return convert(backbone, draft_plan(backbone, preset.config, list(selection) if selection else None))
