@@ -70,6 +70,16 @@ def test_slices_of_owned_cells_lie_side_by_side(counts, budget):
     assert end <= n
 
 
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=8), st.sampled_from([0.5, 0.6, 0.75, 0.9]))
+def test_below_one_no_layer_is_starved_and_no_cell_left_over(counts, budget):
+    n = warehouse_size(budget, sum(counts))
+    owned = assign(counts, n, budget)
+    assert sum(part.size for part in owned) == n
+    for part, count in zip(owned, counts, strict=True):
+        assert abs(part.size - budget * count) <= 1
+        assert part.size >= 1
+
+
 @given(st.lists(st.sampled_from([4, 8, 36, 72]), min_size=1, max_size=5), st.sampled_from([0.25, 0.5]))
 def test_regular_budgets_hand_out_everything(counts, budget):
     counts = [count * 4 for count in counts]

@@ -6,7 +6,7 @@ A row of beta is given as the tuple of its ones. Index n is the zero cell e_z, w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dynaconv.errors import PlanError
@@ -43,29 +43,31 @@ def _nothing(index: int, num_cells: int, budget: float) -> tuple[int, ...]:
     return ()
 
 
-def _takes_cell(budget: float) -> Callable[[int, int], bool]:
-    """For b < 1, whether a mixture gets a cell: (index in its layer, index in its warehouse) -> bool.
+def _order_of_preference(count: int, budget: float) -> list[int]:
+    """For b < 1, a layer's mixtures in the order in which they get cells.
 
-    When 1 / b is whole, the diagonal pattern of the paper; otherwise cells are spread evenly.
+    When 1 / b is whole, first those of the paper's diagonal pattern, which reaches every in- and out-block; otherwise
+    first those that are spread evenly.
     """
     ratio = int(1 / budget)
     if math.isclose(ratio * budget, 1.0):
-        return lambda local, total: local % ratio == (local // ratio) % ratio
-    return lambda local, total: int((total + 1) * budget) > int(total * budget)
+        preferred = [i for i in range(count) if i % ratio == (i // ratio) % ratio]
+    else:
+        preferred = [i for i in range(count) if int((i + 1) * budget) > int(i * budget)]
+    return preferred + [i for i in range(count) if i not in set(preferred)]
 
 
 def _sparse(mixtures: Sequence[int], num_cells: int, budget: float) -> list[OwnedCells]:
-    takes, owned, first, total = _takes_cell(budget), [], 0, 0
-    for count in mixtures:
-        rows, given = [], first
-        for local in range(count):
-            if takes(local, total + local) and given < num_cells:
-                rows.append((given,))
-                given += 1
-            else:
-                rows.append((num_cells,))
-        owned.append(OwnedCells(tuple(rows), first, given - first))
-        first, total = given, total + count
+    """One-to-one for b < 1: every layer gets its share b * m of the cells, rounded so that all n are handed out."""
+    owned, first, done = [], 0, 0
+    for position, count in enumerate(mixtures):
+        done += count
+        end = num_cells if position == len(mixtures) - 1 else min(int(budget * done), num_cells)
+        chosen = sorted(_order_of_preference(count, budget)[: end - first])
+        cell_of = dict(zip(chosen, range(first, end), strict=False))
+        rows = tuple((cell_of.get(i, num_cells),) for i in range(count))
+        owned.append(OwnedCells(rows, first, len(chosen)))
+        first += len(chosen)
     return owned
 
 
