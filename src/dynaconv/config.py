@@ -40,7 +40,7 @@ class KernelWarehouseConfig:
         budget: b = n / m_t, cells in a warehouse per mixture that draws on it: 1/4 ... 4 in the paper. Parameters
             scale with it; below 1 some mixtures start from the zero cell.
         cell_scale: size of a cell relative to the greatest common divisor of the sharing layers' channels, one
-            number or (out, in). The paper uses 1 for b >= 1 and 0.5 for b < 1.
+            number or (out, in). None is the paper's choice: 1 for b >= 1, and 1/2 below (where the divisor is even).
         partition: ``"full"`` cuts kernels along channels and space (cells are 1x1 in space), ``"channel"`` keeps the
             spatial kernel whole, ``"none"`` makes a cell of the whole kernel.
         sharing: which layers share a warehouse: a range (``"stage"`` is the paper's; ``"model"``, ``"block"``,
@@ -70,7 +70,7 @@ class KernelWarehouseConfig:
     method: ClassVar[str] = "kernel_warehouse"
 
     budget: float = 1.0
-    cell_scale: float | tuple[float, float] = 1.0
+    cell_scale: float | tuple[float, float] | None = None
     partition: Partition = "full"
     sharing: SharingRange | Mapping[str, str] | Callable[[Any], str] = "stage"
     handover: bool = True
@@ -86,7 +86,7 @@ class KernelWarehouseConfig:
 
     def __post_init__(self) -> None:
         _check_range("budget", self.budget, 0, 64)
-        for scale in self.cell_scales:
+        for scale in self.cell_scales or ():
             _check_range("cell_scale", scale, 0, 1)
         _check_choice("partition", self.partition, get_args(Partition))
         if isinstance(self.sharing, str):
@@ -113,8 +113,10 @@ class KernelWarehouseConfig:
             replace(self, overrides={}, **values)
 
     @property
-    def cell_scales(self) -> tuple[float, float]:
-        """The cell's scale as (out, in)."""
+    def cell_scales(self) -> tuple[float, float] | None:
+        """The cell's scale as (out, in), or None for the paper's."""
+        if self.cell_scale is None:
+            return None
         if isinstance(self.cell_scale, int | float):
             return (self.cell_scale, self.cell_scale)
         if len(self.cell_scale) != 2:
@@ -141,7 +143,7 @@ class KernelWarehouseConfig:
                 "sharing is a function, which a file can not hold; give a mapping {pattern: name} instead"
             )
         values = asdict(self)
-        if not isinstance(self.cell_scale, int | float):
+        if isinstance(self.cell_scale, tuple):
             values["cell_scale"] = list(self.cell_scale)
         return {"method": self.method, **values}
 

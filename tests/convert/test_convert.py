@@ -268,7 +268,7 @@ def test_a_network_is_converted_once():
 
 
 def test_the_plan_prints_as_a_table():
-    text = str(dynaconv.plan(timm.create_model("resnet18"), KernelWarehouseConfig(budget=0.5, cell_scale=0.5)))
+    text = str(dynaconv.plan(timm.create_model("resnet18"), KernelWarehouseConfig(budget=0.5)))
     assert "layer2.0.downsample.0" in text
     assert "128x64x1x1" in text
     assert "+4 zero" in text

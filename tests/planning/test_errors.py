@@ -84,5 +84,5 @@ def test_a_plan_warns_when_branches_outweigh_kernels():
 
 def test_a_plan_tells_of_layers_that_start_empty():
     specs = [conv(str(i), 64, 64, 1) for i in range(5)]
-    notes = make_plan(specs, KernelWarehouseConfig(budget=0.25, sharing={"*": "one"})).notes
+    notes = make_plan(specs, KernelWarehouseConfig(budget=0.25, cell_scale=1, sharing={"*": "one"})).notes
     assert any("start as zero" in note for note in notes)

@@ -47,6 +47,22 @@ def test_cells_tile_every_kernel_exactly(specs, scale):
         assert grid.num_mixtures * math.prod(cell) == spec.kernel_parameters
 
 
+def test_cells_are_halved_below_one_as_in_the_paper_where_they_can_be():
+    even = LayerSpec(name="even", in_channels=6, out_channels=8, kernel_size=(3, 3), stride=(1, 1))
+    odd = LayerSpec(name="odd", in_channels=3, out_channels=8, kernel_size=(3, 3), stride=(1, 1))
+    shapes = {
+        (spec.name, budget): make_plan([spec], KernelWarehouseConfig(budget=budget)).warehouses[0].cell_shape
+        for spec in (even, odd)
+        for budget in (0.5, 1)
+    }
+    assert shapes == {
+        ("even", 1): (8, 6, 1, 1),
+        ("even", 0.5): (4, 3, 1, 1),
+        ("odd", 1): (8, 3, 1, 1),
+        ("odd", 0.5): (4, 3, 1, 1),
+    }
+
+
 @given(mixtures, budgets)
 def test_one_to_one_gives_every_cell_at_most_once(counts, budget):
     n = warehouse_size(budget, sum(counts))

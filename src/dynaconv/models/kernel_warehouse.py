@@ -23,8 +23,7 @@ def _reported(recipe: str, top1: float, top5: float | None, millions: float, sou
 
 
 def _resnet18(name: str, budget: float, params: int, *results: PaperResult, note: str = "") -> Preset:
-    scale = 0.5 if budget < 1 else 1.0
-    config = KernelWarehouseConfig(budget=budget, cell_scale=scale)
+    config = KernelWarehouseConfig(budget=budget)
     return Preset(name=name, backbone="resnet18", config=config, params=params, results=results, note=note)
 
 
@@ -75,7 +74,7 @@ MOBILENET_1D2X = KernelWarehouseConfig(
     split_pointwise=True,
     reduction=1 / 32,
     overrides={
-        "stage5_pointwise_*": {"budget": 0.5, "cell_scale": 0.5},
+        "stage5_pointwise_*": {"budget": 0.5},
         "stage5_linear_*": {"budget": 0.5, "cell_scale": (1.0, 0.025)},
     },
 )
@@ -109,7 +108,7 @@ PRESETS: tuple[Preset, ...] = (
     ),
     _resnet50(
         "kw1d2x_resnet50",
-        KernelWarehouseConfig(budget=0.5, cell_scale=0.5, nonlocal_basis_ratio=1 / 16),
+        KernelWarehouseConfig(budget=0.5, nonlocal_basis_ratio=1 / 16),
         17_638_264,
         _reported(ADVANCED, 79.30, 94.71, 17.64),
     ),
@@ -145,7 +144,7 @@ PRESETS: tuple[Preset, ...] = (
         KernelWarehouseConfig(
             norm="layer",
             stage_splits=SPLIT,
-            overrides={"stage[23]*_linear": {"budget": 0.5, "cell_scale": 0.5}},
+            overrides={"stage[23]*_linear": {"budget": 0.5}},
         ),
         24_779_820,
         note=(

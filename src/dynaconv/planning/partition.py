@@ -23,6 +23,16 @@ class CellGrid(NamedTuple):
         return self.spatial * self.out_blocks * self.in_blocks
 
 
+def _channel_gcds(specs: Sequence[LayerSpec]) -> tuple[int, int]:
+    return math.gcd(*(s.out_channels for s in specs)), math.gcd(*(s.in_channels // s.groups for s in specs))
+
+
+def paper_scale(specs: Sequence[LayerSpec], budget: float) -> tuple[float, float]:
+    """The paper's size of a cell: the gcd for b >= 1, half of it below, where it can be halved."""
+    out_channels, in_channels = (0.5 if budget < 1 and gcd % 2 == 0 else 1.0 for gcd in _channel_gcds(specs))
+    return out_channels, in_channels
+
+
 def _scaled(gcd: int, scale: float) -> int:
     return max(int(gcd * scale), 1)
 
@@ -70,8 +80,7 @@ def cell_shape(
             )
     if partition == "none":
         return first.kernel_shape
-    out_channels = _scaled(math.gcd(*(s.out_channels for s in specs)), scale[0])
-    in_channels = _scaled(math.gcd(*(s.in_channels // s.groups for s in specs)), scale[1])
+    out_channels, in_channels = map(_scaled, _channel_gcds(specs), scale)
     kernel = first.kernel_size if partition == "channel" else (1,) * len(first.kernel_size)
     return (out_channels, in_channels, *kernel)
 

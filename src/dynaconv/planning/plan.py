@@ -11,7 +11,7 @@ from dynaconv.config import KernelWarehouseConfig
 from dynaconv.errors import PlanError
 from dynaconv.planning.assignment import Rows, assign
 from dynaconv.planning.budget import basis_size, branch_parameters, hidden_width, warehouse_size
-from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape
+from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape, paper_scale
 from dynaconv.planning.sharing import group_layers
 from dynaconv.planning.spec import LayerSpec
 
@@ -176,7 +176,8 @@ def _private(config: KernelWarehouseConfig) -> bool:
 def _plan_warehouse(
     name: str, specs: Sequence[LayerSpec], config: KernelWarehouseConfig
 ) -> tuple[WarehousePlan, list[LayerPlan]]:
-    cell = cell_shape(specs, scale=config.cell_scales, partition=config.partition)
+    scale = config.cell_scales or paper_scale(specs, config.budget)
+    cell = cell_shape(specs, scale=scale, partition=config.partition)
     grids = [cell_grid(spec, cell) for spec in specs]
     mixtures = [grid.num_mixtures for grid in grids]
     num_cells = warehouse_size(config.budget, sum(mixtures))
