@@ -11,7 +11,7 @@ from dynaconv._version import __version__
 from dynaconv.checkpoints import load_reference_checkpoint
 from dynaconv.config import KernelWarehouseConfig, config_from_dict
 from dynaconv.convert import convert, plan
-from dynaconv.errors import DynaconvError
+from dynaconv.errors import DynaconvError, PlanWarning
 from dynaconv.models import create_model, list_models
 from dynaconv.nn import (
     KWConv1d,
@@ -20,6 +20,7 @@ from dynaconv.nn import (
     KWLinear,
     dynamic_layers,
     get_temperature,
+    relink,
     set_temperature,
     temperature_at,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "KernelWarehouseConfig",
     "LayerSpec",
     "Plan",
+    "PlanWarning",
     "__version__",
     "config_from_dict",
     "convert",
@@ -43,6 +45,7 @@ __all__ = [
     "list_models",
     "load_reference_checkpoint",
     "plan",
+    "relink",
     "set_temperature",
     "temperature_at",
 ]

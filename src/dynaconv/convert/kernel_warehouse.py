@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.convert.registry import register_method
-from dynaconv.convert.replace import find_layer, replace_module
+from dynaconv.convert.replace import find_layer, move_hooks, replace_module
 from dynaconv.errors import PlanError
 from dynaconv.nn import KWConv1d, KWConv2d, KWConv3d, KWLinear, Warehouse, Warehouses
 from dynaconv.planning import LayerPlan, LayerSpec, Plan, make_plan
@@ -20,6 +19,17 @@ _CONVOLUTIONS: dict[type[nn.Module], type[KWConv1d | KWConv2d | KWConv3d]] = {
     nn.Conv2d: KWConv2d,
     nn.Conv3d: KWConv3d,
 }
+
+
+def _check_root(model: nn.Module) -> None:
+    """Refuse roots that can not own the warehouses: bare containers, and wrappers that track parameters already."""
+    if type(model) in (nn.ModuleList, nn.ModuleDict):
+        raise PlanError(
+            f"a bare {type(model).__name__} can not own the shared cells; convert the network that holds it, or use "
+            "nn.Sequential"
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
+        raise PlanError(f"{type(model).__name__} is a wrapper; convert the network first and wrap it afterwards")
 
 
 @register_method(KernelWarehouseConfig)
@@ -40,32 +50,41 @@ class KernelWarehouseMethod:
 
     def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Replace every planned layer and register the warehouses as ``model.warehouses``."""
+        _check_root(model)
         if hasattr(model, "warehouses"):
             raise PlanError(
                 f"{type(model).__name__} has an attribute 'warehouses' already; a network is converted once, "
                 "with all layers in one plan"
             )
-        layers = {layer.name: (find_layer(model, layer.spec), layer) for layer in plan.layers}
-        if "" in layers:
-            source, layer = layers[""]
-            return _build(source, layer, plan.config, None)
-        warehouses = {}
+        sources = {layer.name: find_layer(model, layer.spec) for layer in plan.layers}
+        planned = {layer.name: layer for layer in plan.layers}
+        built, warehouses = {}, {}
         for house in plan.warehouses:
-            members = [layers[name][1] for name in house.layers]
-            weight = layers[house.layers[0]][0].get_parameter("weight")
+            weight = sources[house.layers[0]].get_parameter("weight")
+            members = [planned[name] for name in house.layers]
             warehouses[house.name] = Warehouse(house, members, weight.device, weight.dtype)
-        for name, (source, layer) in layers.items():
-            replace_module(model, name, _build(source, layer, plan.config, warehouses[layer.warehouse]))
+            for layer in members:
+                built[layer.name] = _build(sources[layer.name], layer, house.config, warehouses[house.name])
+        if "" in built:
+            return built[""].adopt_warehouse()
+        for name in sources:
+            replace_module(model, name, built[name])
         model.add_module("warehouses", Warehouses(warehouses))
         return model
 
 
-def _build(source: nn.Module, plan: LayerPlan, config: KernelWarehouseConfig, warehouse: Warehouse | None) -> nn.Module:
-    """The dynamic layer for a static one; without a warehouse it gets one of its own."""
+def _build(
+    source: nn.Module, plan: LayerPlan, config: KernelWarehouseConfig, warehouse: Warehouse
+) -> KWLinear | KWConv1d | KWConv2d | KWConv3d:
+    """The dynamic layer for a static one; it keeps the very bias, hooks and mode."""
     weight = source.get_parameter("weight")
-    options: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype, "config": config}
-    if warehouse is not None:
-        options |= {"plan": plan, "warehouse": warehouse}
+    options: dict[str, Any] = {
+        "device": weight.device,
+        "dtype": weight.dtype,
+        "config": config,
+        "plan": plan,
+        "warehouse": warehouse,
+    }
     if isinstance(source, nn.Linear):
         layer = KWLinear(source.in_features, source.out_features, source.bias is not None, **options)
     elif isinstance(source, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -83,7 +102,8 @@ def _build(source: nn.Module, plan: LayerPlan, config: KernelWarehouseConfig, wa
         )
     else:
         raise PlanError(f"'{plan.name}' is a {type(source).__name__}; expected a convolution or linear layer")
-    if layer.bias is not None and source.bias is not None:
-        with torch.no_grad():
-            layer.bias.copy_(source.bias)
-    return layer.train(source.training)
+    if source.bias is not None:
+        layer.bias = source.bias
+    move_hooks(source, layer)
+    layer.train(source.training)
+    return layer

@@ -34,5 +34,20 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
         for child_name, child in list(parent._modules.items()):
             if child is old:
                 parent._modules[child_name] = new
-                if parent.__dict__.get(child_name) is old:
-                    parent.__dict__[child_name] = new
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def move_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Let the hooks that were registered on a module run on its replacement."""
+    for name in _HOOKS:
+        getattr(new, name).update(getattr(old, name))

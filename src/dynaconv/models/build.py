@@ -72,9 +72,8 @@ def create_model(
     arguments = {"num_classes": num_classes, "in_chans": in_chans, **backbone_kwargs}
     preset = _BY_NAME.get(name)
     if preset is None:
-        if not timm.is_model(name) or name.startswith("kw"):
-            get_close = [*_BY_NAME, *timm.list_models()]
-            close = get_close_matches(name, get_close, n=3, cutoff=0.6)
+        if not timm.is_model(name):
+            close = get_close_matches(name, [*_BY_NAME, *timm.list_models()], n=3, cutoff=0.6)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
             raise UnknownModelError(f"'{name}' is neither a preset (dynaconv.list_models()) nor a model of timm{hint}")
         backbone = timm.create_model(name, pretrained=pretrained, **arguments)

@@ -3,8 +3,10 @@
 from dynaconv.nn.base import (
     DynamicConvNd,
     DynamicLayer,
+    check_linked,
     dynamic_layers,
     get_temperature,
+    relink,
     set_temperature,
     temperature_at,
 )
@@ -22,8 +24,10 @@ __all__ = [
     "KWLinear",
     "Warehouse",
     "Warehouses",
+    "check_linked",
     "dynamic_layers",
     "get_temperature",
+    "relink",
     "set_temperature",
     "temperature_at",
 ]

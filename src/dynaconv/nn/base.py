@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynaconv.errors import DynaconvError
+from dynaconv.errors import DynaconvError, LostWarehouseError
+from dynaconv.nn.warehouse import Warehouse, Warehouses
 from dynaconv.ops import Geometry
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -18,14 +19,23 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 class DynamicLayer(nn.Module):
     """Base of every layer whose kernel depends on its input."""
 
+    @property
+    def layer_name(self) -> str:
+        """Name of the layer in the network it was made for."""
+        return "<its name>"
+
     def __getattr__(self, name: str) -> Any:
         """Say why there is no ``weight``, for parents that read their children's (some timm attention blocks)."""
         if name == "weight":
             raise AttributeError(
                 f"{type(self).__name__} has no static weight: its kernel depends on the input, see .kernels(x). "
-                "If another module reads this layer's weight, leave the layer static, e.g. where='!<its name>'"
+                f"If another module reads this layer's weight, leave the layer static: where='!{self.layer_name}'"
             )
         return super().__getattr__(name)
+
+    def borrowed_parts(self) -> dict[str, nn.Module]:
+        """Modules that this layer shares with others and does not own, by name."""
+        return {}
 
     def set_temperature(self, value: float) -> None:
         """Set the temperature of this layer's attention."""
@@ -45,6 +55,45 @@ def dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
     return (module for module in model.modules() if isinstance(module, DynamicLayer))
 
 
+def _borrowed(model: nn.Module) -> dict[str, nn.Module]:
+    """Shared parts that a network's layers draw on and that it does not own, by name."""
+    owned = {id(module) for module in model.modules()}
+    layers = () if isinstance(model, DynamicLayer) else dynamic_layers(model)
+    return {name: part for layer in layers for name, part in layer.borrowed_parts().items() if id(part) not in owned}
+
+
+def check_linked(model: nn.Module) -> None:
+    """Check that a network owns the cells that its layers draw on, so that they are trained, moved and saved with it.
+
+    Raises:
+        LostWarehouseError: if it does not: it was built from parts of a converted network.
+    """
+    lost = sorted(_borrowed(model))
+    if lost:
+        raise LostWarehouseError(
+            f"{type(model).__name__} has layers of a converted network without the warehouses {lost} that they share: "
+            "their cells would be neither trained nor saved. Convert after taking a network apart, or call "
+            "dynaconv.relink(model)"
+        )
+
+
+def relink(model: nn.Module) -> nn.Module:
+    """Give a network the shared cells that its layers draw on, after it was built from parts of a converted one.
+
+    Returns:
+        The same network, with a member ``warehouses``.
+
+    Raises:
+        DynaconvError: if it has a member of that name already.
+    """
+    lost = _borrowed(model)
+    if lost:
+        if hasattr(model, "warehouses"):
+            raise DynaconvError(f"{type(model).__name__} has an attribute 'warehouses' already; rename it first")
+        model.add_module("warehouses", Warehouses({n: p for n, p in lost.items() if isinstance(p, Warehouse)}))
+    return model
+
+
 def set_temperature(model: nn.Module, value: float) -> None:
     """Set the temperature of every dynamic layer. A network without any is left as it is.
 
@@ -54,7 +103,9 @@ def set_temperature(model: nn.Module, value: float) -> None:
 
     Raises:
         DynaconvError: if the value is outside the method's range.
+        LostWarehouseError: if the network was taken apart and its shared cells were left behind.
     """
+    check_linked(model)
     for layer in dynamic_layers(model):
         layer.set_temperature(value)
 
@@ -178,10 +229,22 @@ class DynamicConvNd(DynamicLayer):
             x = x.unsqueeze(0)
         if x.shape[1] != self.in_channels:
             raise DynaconvError(f"{type(self).__name__} got {x.shape[1]} channels; expected {self.in_channels}")
+        self._check_size(x)
         y = self.convolve(x)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
         return y if batched else y.squeeze(0)
+
+    def _check_size(self, x: Tensor) -> None:
+        """Refuse inputs that the kernel does not fit in, as nn.ConvNd does."""
+        before, after = self._padding_sides()
+        for n, k, d, p, q in zip(x.shape[2:], self.kernel_size, self.dilation, before, after, strict=True):
+            if n + p + q < d * (k - 1) + 1:
+                raise DynaconvError(
+                    f"{type(self).__name__} got input of spatial size {tuple(x.shape[2:])}, padded by {before} and "
+                    f"{after}; a kernel of {self.kernel_size} with dilation {self.dilation} needs at least "
+                    f"{tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))}"
+                )
 
     def extra_repr(self) -> str:
         """Arguments, as nn.ConvNd shows them."""

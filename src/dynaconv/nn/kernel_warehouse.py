@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class WarehouseLayer(DynamicLayer):
     """What convolution and linear layer have in common: an attention branch, and cells that may belong to others."""
 
     attention: CellRouter
+    bias: nn.Parameter | None
     warehouse: Warehouse | None
     plan: LayerPlan
     config: KernelWarehouseConfig
@@ -45,6 +46,13 @@ class WarehouseLayer(DynamicLayer):
         if (plan is None) != (warehouse is None):
             raise DynaconvError("plan and warehouse belong together: give both, or neither for a layer of its own")
         self.config = config or KernelWarehouseConfig()
+        if not isinstance(self.config, KernelWarehouseConfig):
+            raise DynaconvError(f"config is a {type(config).__name__}; expected a KernelWarehouseConfig")
+        if plan is not None and plan.spec.kernel_shape != spec.kernel_shape:
+            raise DynaconvError(
+                f"the plan is for '{plan.name}' with a kernel of shape {plan.spec.kernel_shape}; "
+                f"this layer's is {spec.kernel_shape}"
+            )
         if plan is None or warehouse is None:
             plan, own = _plan_alone(spec, self.config)
             self.warehouse = Warehouse(own, [plan], device, dtype)
@@ -55,6 +63,30 @@ class WarehouseLayer(DynamicLayer):
             self._borrowed = (warehouse,)  # in a tuple, so that it is not registered a second time
         self.plan = plan
         self.attention = CellRouter(plan, self.config, device, dtype)
+
+    @property
+    def layer_name(self) -> str:
+        """Name of the layer in the network it was made for."""
+        return self.plan.name
+
+    def borrowed_parts(self) -> dict[str, nn.Module]:
+        """The warehouse, if it belongs to the network."""
+        return {} if self._borrowed is None else {self.plan.warehouse: self._borrowed[0]}
+
+    def adopt_warehouse(self) -> Self:
+        """Make the warehouse this layer's own, when it stands for a whole network; returns the layer."""
+        if self._borrowed is not None:
+            (self.warehouse,), self._borrowed = self._borrowed, None
+            self.warehouse.owned = True
+        return self
+
+    def reset_parameters(self) -> None:
+        """Start afresh: bias, attention branch, and cells if they are the layer's own."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.attention.reset_parameters()
+        if self.warehouse is not None:
+            self.warehouse.reset_parameters()
 
     @property
     def cells(self) -> Tensor:

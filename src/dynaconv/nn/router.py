@@ -6,6 +6,8 @@ pool -> fc1 -> norm -> ReLU -> fc2 -> contrasting-driven attention.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,23 +72,11 @@ class CellRouter(nn.Module):
             self.fc2 = nn.Linear(plan.hidden, outputs, bias=False, device=device, dtype=dtype)
             self.basis = nn.Parameter(torch.empty(others, plan.basis, device=device, dtype=dtype))
             self.basis_bias = nn.Parameter(torch.empty(plan.logits * plan.num_mixtures, device=device, dtype=dtype))
+        self.plan = plan
         self.register_buffer("temperature", torch.zeros((), device=device))
-        self.register_buffer("beta", self._assignment(plan, config, device), persistent=False)
-        columns = torch.arange(plan.num_cells, device=device).view(plan.num_mixtures, -1) if plan.is_private else None
-        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("beta", None, persistent=False)
+        self.register_buffer("columns", None, persistent=False)
         self.reset_parameters()
-
-    @staticmethod
-    def _assignment(plan: LayerPlan, config: KernelWarehouseConfig, device: torch.device | str | None) -> Tensor | None:
-        """beta, shape ``(m, logits)``; None if attention starts free."""
-        if config.assignment == "none":
-            return None
-        beta = torch.zeros(plan.num_mixtures, plan.logits)
-        for mixture, row in enumerate(plan.rows):
-            offset = plan.first_cell + mixture * (plan.logits - 1) if plan.is_private else 0
-            for cell in row:
-                beta[mixture, cell - offset] = 1
-        return beta.to(device)
 
     def reset_parameters(self) -> None:
         """Kaiming normal (fan-out) weights, zero biases, identity normalisation, as in the authors' code."""
@@ -97,6 +87,33 @@ class CellRouter(nn.Module):
             if bias is not None:
                 nn.init.zeros_(bias)
         self.norm.reset_parameters()
+        self.temperature.zero_()
+        self._place_assignment()
+
+    def _place_assignment(self) -> None:
+        """Derive beta, shape ``(m, logits)``, and the columns of private cells from the plan, where the weights live.
+
+        Both follow from the plan and are not saved; None where attention starts free or all cells are everybody's.
+        """
+        plan, device = self.plan, self.fc1.weight.device
+        self.beta = self.columns = None
+        if plan.is_private:
+            self.columns = torch.arange(plan.num_cells, device=device).view(plan.num_mixtures, -1)
+        if not any(plan.rows):
+            return
+        ones = [
+            (mixture, cell - (plan.first_cell + mixture * (plan.logits - 1) if plan.is_private else 0))
+            for mixture, row in enumerate(plan.rows)
+            for cell in row
+        ]
+        beta = torch.zeros(plan.num_mixtures, plan.logits, device="cpu")
+        mixtures, cells = torch.tensor(ones, device="cpu").unbind(1)
+        beta[mixtures, cells] = 1
+        self.beta = beta.to(device)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._place_assignment()  # on a module that was made without memory (meta device) it is not there yet
 
     def set_temperature(self, value: float) -> None:
         """Set tau.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,11 @@ class Warehouse(nn.Module):
     def _fill(cells: Tensor, rows: int) -> None:
         fan_out = rows * cells[0, :, 0].numel()
         nn.init.normal_(cells, std=(2.0 / fan_out) ** 0.5)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Warehouse:
+        # Cells of a 2-D convolution have five dimensions and those of a 1-D one four: a memory format that is meant
+        # for images would fail on them or shuffle them. Flattened, device and dtype change and the layout stays.
+        return super()._apply(lambda tensor: fn(tensor.flatten()).view(tensor.shape), recurse)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -107,6 +107,8 @@ def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str
         )
     if backend == "auto":
         backend = cheapest_conv_backend(tuple(x.shape), tuple(kernels.shape), geometry)
+        if backend == "loop" and (x.is_cuda or torch.compiler.is_compiling()):
+            backend = "grouped"  # a loop would launch, or unroll to, one convolution a sample
     if backend not in CONV_BACKENDS:
         raise ValueError(f"backend {backend!r} is not known; expected 'auto' or one of {CONV_BACKENDS}")
     if backend == "matmul" and geometry.groups != 1:

@@ -54,7 +54,8 @@ def _order_of_preference(count: int, budget: float) -> list[int]:
         preferred = [i for i in range(count) if i % ratio == (i // ratio) % ratio]
     else:
         preferred = [i for i in range(count) if int((i + 1) * budget) > int(i * budget)]
-    return preferred + [i for i in range(count) if i not in set(preferred)]
+    first = set(preferred)
+    return preferred + [i for i in range(count) if i not in first]
 
 
 def _sparse(mixtures: Sequence[int], num_cells: int, budget: float) -> list[OwnedCells]:

@@ -125,8 +125,15 @@ class Plan:
         return self.other_parameters + self.cell_parameters + self.branch_parameters
 
     def warehouse(self, name: str) -> WarehousePlan:
-        """The warehouse of that name."""
-        return next(w for w in self.warehouses if w.name == name)
+        """The warehouse of that name.
+
+        Raises:
+            PlanError: if there is none.
+        """
+        for warehouse in self.warehouses:
+            if warehouse.name == name:
+                return warehouse
+        raise PlanError(f"no warehouse '{name}' in this plan; it has {[w.name for w in self.warehouses]}")
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -139,7 +146,7 @@ class Plan:
                 "partition='channel'), narrower sharing (sharing='block' or 'layer'), nonlocal_basis_ratio=1/16, "
                 "or fewer layers (where=)"
             )
-        empty = [layer.name for layer in self.layers if not layer.own_cells and self.config.assignment != "none"]
+        empty = [layer.name for layer in self.layers if not layer.own_cells and any(layer.rows)]
         if empty:
             notes.append(
                 f"{len(empty)} layers own no cell and start as zero while temperature is 1: {', '.join(empty[:4])}"
@@ -169,6 +176,11 @@ def _private(config: KernelWarehouseConfig) -> bool:
             "sharing='none' gives every mixture its own cells: budget must be a whole number of at least 1 and "
             "nonlocal_basis_ratio 1; "
             f"got budget={config.budget:g}, nonlocal_basis_ratio={config.nonlocal_basis_ratio:g}"
+        )
+    if config.assignment in ("all", "pairs"):
+        raise PlanError(
+            f"assignment={config.assignment!r} shares cells between mixtures, which sharing='none' rules out; "
+            "use 'one-to-one', 'several' or 'none'"
         )
     return True
 

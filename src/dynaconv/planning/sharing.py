@@ -95,7 +95,7 @@ def _stage_ranges(structure: Structure, config: KernelWarehouseConfig) -> dict[s
     for index, stage in enumerate(structure.stages):
         handed = _handed_over(stage) if config.handover and index > 0 else set()
         runs = config.stage_splits.get(index, 1)
-        if runs > len(stage.units):
+        if runs > 1 and runs > len(stage.units):
             raise PlanError(f"stage_splits asks for {runs} runs of stage {index}, which has {len(stage.units)} blocks")
         for spec in (*stage.blocks, *stage.outside):
             if spec.name in handed:
