@@ -5,6 +5,7 @@ KernelWarehouse: arXiv 2406.07879 (ICML 2024); defaults are those of its ImageNe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
@@ -40,7 +41,8 @@ class KernelWarehouseConfig:
         budget: b = n / m_t, cells in a warehouse per mixture that draws on it: 1/4 ... 4 in the paper. Parameters
             scale with it; below 1 some mixtures start from the zero cell.
         cell_scale: size of a cell relative to the greatest common divisor of the sharing layers' channels, one
-            number or (out, in). None is the paper's choice: 1 for b >= 1, and 1/2 below (where the divisor is even).
+            number or (out, in). None is the paper's choice where it pays: 1 for b >= 1; below, 1/2 unless the
+            attention branches, which small cells make larger, would hold more than half the cells' parameters.
         partition: ``"full"`` cuts kernels along channels and space (cells are 1x1 in space), ``"channel"`` keeps the
             spatial kernel whole, ``"none"`` makes a cell of the whole kernel.
         sharing: which layers share a warehouse: a range (``"stage"`` is the paper's; ``"model"``, ``"block"``,
@@ -58,6 +60,8 @@ class KernelWarehouseConfig:
         reduction: hidden width of the attention branch relative to its input channels.
         min_hidden: smallest hidden width of the branch.
         norm: normalisation in the branch: ``"batch"`` (default) or ``"layer"`` (ConvNeXt).
+        branch_limit: where a range would cut layers of unlike widths into cells so small that the attention branches
+            hold more than this many times the cells' parameters, layers of equal width share instead.
         nonlocal_basis_ratio: below 1, cells of other layers are addressed through a low-rank basis of this relative
             size (ResNet50 at b = 1/2: 1/16). It shrinks the branches where warehouses are large.
         overrides: warehouse-name pattern (as in :mod:`fnmatch`) -> fields that differ there; one of
@@ -81,6 +85,7 @@ class KernelWarehouseConfig:
     reduction: float = 1 / 16
     min_hidden: int = 16
     norm: BranchNorm = "batch"
+    branch_limit: float = 4.0
     nonlocal_basis_ratio: float = 1.0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -96,15 +101,23 @@ class KernelWarehouseConfig:
                 f"sharing is a {type(self.sharing).__name__}; expected one of {get_args(SharingRange)}, a mapping "
                 "{layer pattern: warehouse name}, or a function from LayerSpec to a warehouse name"
             )
+        for name, value in (("stage_splits", self.stage_splits), ("overrides", self.overrides)):
+            if not isinstance(value, Mapping):
+                raise DynaconvError(f"{name}={value!r}; expected a mapping")
         if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in self.stage_splits.values()):
             raise DynaconvError(f"stage_splits={dict(self.stage_splits)}; expected whole numbers of at least 1")
         _check_choice("assignment", self.assignment, get_args(Assignment))
         _check_choice("attention", self.attention, get_args(AttentionFunction))
         _check_range("reduction", self.reduction, 0, 1)
         _check_range("min_hidden", self.min_hidden, 0, 65536, " channels")
+        if not isinstance(self.min_hidden, int):
+            raise DynaconvError(f"min_hidden={self.min_hidden!r}; expected a whole number")
+        _check_range("branch_limit", self.branch_limit, 0, math.inf)
         _check_choice("norm", self.norm, get_args(BranchNorm))
         _check_range("nonlocal_basis_ratio", self.nonlocal_basis_ratio, 0, 1)
         for pattern, values in self.overrides.items():
+            if not isinstance(values, Mapping):
+                raise DynaconvError(f"overrides[{pattern!r}]={values!r}; expected a mapping from field to value")
             unknown = sorted(set(values) - set(OVERRIDABLE))
             if unknown:
                 raise DynaconvError(
@@ -161,6 +174,11 @@ class KernelWarehouseConfig:
             raise DynaconvError(f"unknown fields {unknown} for {cls.__name__}; known are {sorted(known)}")
         if isinstance(given.get("cell_scale"), list):
             given["cell_scale"] = tuple(given["cell_scale"])
+        if "overrides" in given:
+            given["overrides"] = {
+                pattern: {k: tuple(v) if isinstance(v, list) else v for k, v in changed.items()}
+                for pattern, changed in given["overrides"].items()
+            }
         if "stage_splits" in given:
             given["stage_splits"] = {int(k): v for k, v in given["stage_splits"].items()}
         return cls(**given)

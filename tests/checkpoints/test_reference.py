@@ -1,5 +1,7 @@
 """Checkpoints in the authors' key names: every spelling in which they are found, and clear refusals."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -32,7 +34,9 @@ def test_a_state_dict_and_its_temperature(model, state):
     assert torch.equal(model.warehouses["stage0_conv"].cells, state["warehouse_manager.weights.0"].float())
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"model": s, "args": Namespace(lr=1)}, lambda s: {"state_dict": s}]
+)
 def test_pickled_files(model, state, wrap, tmp_path):
     torch.save(wrap(state), tmp_path / "checkpoint.pth")
     assert loaded(dynaconv.load_reference_checkpoint(model, tmp_path / "checkpoint.pth"), state)
@@ -86,5 +90,7 @@ def test_what_does_not_fit(model, state, change, message):
 def test_missing_file_and_static_network(model, state):
     with pytest.raises(CheckpointError, match="no checkpoint file at"):
         dynaconv.load_reference_checkpoint(model, "nowhere.pth")
+    with pytest.raises(CheckpointError, match="own key names"):
+        dynaconv.load_reference_checkpoint(model, model.state_dict())
     with pytest.raises(CheckpointError, match="has no warehouses"):
         dynaconv.load_reference_checkpoint(dynaconv.create_model("resnet18"), state)

@@ -11,7 +11,8 @@ from torch import nn
 import dynaconv
 from dynaconv import DynaconvError, KernelWarehouseConfig
 from dynaconv.convert import find_candidates, register_method, select_layers
-from dynaconv.errors import NothingSelectedError, PlanError, PlanWarning
+from dynaconv.errors import LostWarehouseError, NothingSelectedError, PlanError, PlanWarning
+from dynaconv.nn import Warehouses
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
 
 TIMM = [
@@ -274,3 +275,114 @@ def test_the_plan_prints_as_a_table():
     assert "+4 zero" in text
     assert "7,431,044" in text
     assert "left static:       2 layers: conv1, fc" in text
+
+
+UNLIKE = ["efficientnet_b0", "regnety_004", "hrnet_w18_small", "resnest14d", "swinv2_tiny_window8_256", "dla34"]
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize("budget", [0.5, 1])
+def test_unlike_widths_do_not_blow_a_network_up(name, budget):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    plan = dynaconv.plan(model, KernelWarehouseConfig(budget=budget))
+    assert plan.parameters_after < 1.6 * plan.parameters_before
+
+
+@pytest.mark.parametrize(
+    ("name", "static"),
+    [
+        ("googlenet", ["aux1.fc1", "aux1.conv.conv", "fc"]),
+        ("fcn_resnet50", ["classifier.0", "classifier.4", "aux_classifier.4"]),
+        ("retinanet_resnet50_fpn", ["head.classification_head.cls_logits", "head.regression_head.bbox_reg"]),
+        ("fasterrcnn_mobilenet_v3_large_fpn", ["rpn.head.bbox_pred", "roi_heads.box_predictor.cls_score"]),
+    ],
+)
+def test_heads_stay_static_unless_named(name, static):
+    options = {"init_weights": False} if name == "googlenet" else {"weights_backbone": None}
+    if name == "fcn_resnet50":
+        options["aux_loss"] = True
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, weights=None, **options)
+    plan = dynaconv.plan(model, KernelWarehouseConfig())
+    assert set(static) <= set(plan.left_static)
+    assert len(plan.layers) > 10
+
+
+def test_a_stem_of_several_layers_stays_static():
+    with torch.device("meta"):
+        model = timm.create_model("resnet18d")
+    plan = dynaconv.plan(model, KernelWarehouseConfig())
+    assert {"conv1.0", "conv1.3", "conv1.6"} <= set(plan.left_static)
+
+
+def test_layers_that_a_parent_reads_are_refused_and_shown():
+    layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+    plan = dynaconv.plan(nn.Sequential(nn.Conv1d(3, 32, 1), layer, nn.Conv1d(32, 32, 1)), KernelWarehouseConfig())
+    assert {"1.linear1", "1.linear2", "1.self_attn.out_proj"} <= {name for name, _ in plan.refused}
+    assert "not convertible:   3 layers" in str(plan)
+
+
+def test_a_module_name_selects_everything_below():
+    plan = dynaconv.plan(timm.create_model("resnet18"), KernelWarehouseConfig(), where="layer4")
+    assert len(plan.layers) == 5
+
+
+def test_bias_hooks_and_frozen_state_carry_over():
+    model = small()
+    model[2].bias.requires_grad_(False)
+    bias, seen = model[2].bias, []
+    model[2].register_forward_hook(lambda module, args, output: seen.append(type(module)))
+    converted = dynaconv.convert(model, KernelWarehouseConfig())
+    converted(torch.randn(2, 3, 9, 9))
+    assert converted[2].bias is bias
+    assert seen == [dynaconv.KWConv2d]
+
+
+def test_overrides_reach_the_layers():
+    config = KernelWarehouseConfig(overrides={"*": {"assignment": "none"}})
+    model = dynaconv.convert(small(), config)
+    dynaconv.set_temperature(model, 1)
+    assert model[1].kernels(torch.randn(1, 8, 3, 3)).any()
+
+
+def test_a_plan_for_a_single_layer_is_carried_out():
+    layer = nn.Conv2d(8, 8, 3)
+    plan = dynaconv.plan(layer, KernelWarehouseConfig(sharing={"*": "w"}, overrides={"w": {"budget": 2}}))
+    converted = dynaconv.convert(layer, plan)
+    assert sum(p.numel() for p in converted.parameters()) == plan.parameters_after
+    assert converted(torch.randn(1, 8, 5, 5)).shape == (1, 8, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [(lambda: nn.ModuleList([*small()]), "a bare ModuleList"), (lambda: nn.DataParallel(small()), "is a wrapper")],
+)
+def test_roots_that_can_not_own_cells(root, message):
+    with pytest.raises(PlanError, match=message):
+        dynaconv.convert(root(), KernelWarehouseConfig())
+
+
+def test_a_network_taken_apart_is_noticed_and_can_be_mended():
+    model = dynaconv.convert(timm.create_model("resnet18", num_classes=3), KernelWarehouseConfig())
+    part = nn.Sequential(*list(model.children())[:-1])
+    part = nn.Sequential(*[child for child in part if not isinstance(child, Warehouses)])
+    with pytest.raises(LostWarehouseError, match=r"neither trained nor saved.*relink"):
+        dynaconv.set_temperature(part, 0.5)
+    assert dynaconv.relink(part) is part
+    dynaconv.set_temperature(part, 0.5)
+    assert sum("cells" in name for name in part.state_dict()) == 4
+
+
+def test_made_without_memory_then_loaded():
+    state = dynaconv.convert(small(), KernelWarehouseConfig()).state_dict()
+    with torch.device("meta"):
+        bare = dynaconv.convert(small(), KernelWarehouseConfig())
+    bare.to_empty(device="cpu").load_state_dict(state)
+    full = dynaconv.convert(small(), KernelWarehouseConfig())
+    full.load_state_dict(state)
+    x = torch.randn(2, 3, 9, 9)
+    for tau in (0, 0.5):
+        dynaconv.set_temperature(bare, tau)
+        dynaconv.set_temperature(full, tau)
+        torch.testing.assert_close(bare.eval()(x), full.eval()(x))

@@ -73,6 +73,15 @@ def test_parameters(name):
         assert cells == [int(budget * m) for m in found]
 
 
+@pytest.mark.parametrize("name", [n for n in dynaconv.list_models() if "4x" not in n])
+def test_without_classifier(name):
+    model = dynaconv.create_model(name, num_classes=0).eval()
+    size = 224 if "deit" in name else 64
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, size, size)).shape[0] == 1
+    assert list(dynaconv.dynamic_layers(model))
+
+
 def test_every_exact_count_has_a_preset():
     assert set(EXACT) < set(dynaconv.list_models())
     assert set(MIXTURES) < set(EXACT)

@@ -238,6 +238,37 @@ def test_compiles_without_graph_breaks():
     torch.testing.assert_close(compiled(x), model(x))
 
 
+def test_whole_network_to_channels_last():
+    model = network()
+    x = torch.randn(2, 3, 9, 9)
+    before = model(x)
+    model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), before)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(KWConv1d, (4,)), (KWConv2d, (2, 5)), (KWConv3d, (2, 5, 5))])
+@pytest.mark.parametrize("batch", [0, 1, 2])
+def test_inputs_smaller_than_the_kernel(kind, size, batch):
+    with pytest.raises(DynaconvError, match="needs at least"):
+        kind(4, 4, 3, dilation=2)(torch.randn(batch, 4, *size))
+
+
+def test_temperature_does_not_recompile_and_batch_is_dynamic():
+    layer = KWConv2d(4, 8, 3).eval()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=count)
+    for batch, tau in ((2, 0.0), (3, 0.5), (5, 0.25)):
+        layer.set_temperature(tau)
+        x = torch.randn(batch, 4, 32, 32)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 1
+
+
 def test_channels_last():
     layer = KWConv2d(4, 8, 3).eval()
     x = torch.randn(2, 4, 6, 6)

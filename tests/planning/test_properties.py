@@ -48,19 +48,32 @@ def test_cells_tile_every_kernel_exactly(specs, scale):
 
 
 def test_cells_are_halved_below_one_as_in_the_paper_where_they_can_be():
-    even = LayerSpec(name="even", in_channels=6, out_channels=8, kernel_size=(3, 3), stride=(1, 1))
-    odd = LayerSpec(name="odd", in_channels=3, out_channels=8, kernel_size=(3, 3), stride=(1, 1))
+    even = LayerSpec(name="even", in_channels=96, out_channels=128, kernel_size=(3, 3), stride=(1, 1))
+    odd = LayerSpec(name="odd", in_channels=99, out_channels=128, kernel_size=(3, 3), stride=(1, 1))
     shapes = {
         (spec.name, budget): make_plan([spec], KernelWarehouseConfig(budget=budget)).warehouses[0].cell_shape
         for spec in (even, odd)
         for budget in (0.5, 1)
     }
     assert shapes == {
-        ("even", 1): (8, 6, 1, 1),
-        ("even", 0.5): (4, 3, 1, 1),
-        ("odd", 1): (8, 3, 1, 1),
-        ("odd", 0.5): (4, 3, 1, 1),
+        ("even", 1): (128, 96, 1, 1),
+        ("even", 0.5): (64, 48, 1, 1),
+        ("odd", 1): (128, 99, 1, 1),
+        ("odd", 0.5): (64, 99, 1, 1),
     }
+
+
+def test_cells_are_not_halved_where_branches_would_eat_the_saving():
+    narrow = LayerSpec(name="narrow", in_channels=8, out_channels=8, kernel_size=(3, 3), stride=(1, 1))
+    plan = make_plan([narrow], KernelWarehouseConfig(budget=0.5))
+    assert plan.warehouses[0].cell_shape == (8, 8, 1, 1)
+    assert plan.config.cell_scale is None
+    assert make_plan([narrow], KernelWarehouseConfig(budget=0.5, cell_scale=0.5)).warehouses[0].cell_shape == (
+        4,
+        4,
+        1,
+        1,
+    )
 
 
 @given(mixtures, budgets)

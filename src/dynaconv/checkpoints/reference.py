@@ -6,9 +6,11 @@ backbones are timm's. The numbers are the same, only names and, for linear layer
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +85,7 @@ def _warehouse_order(model: nn.Module, first: Callable[[str], bool]) -> list[str
 
 def _read(source: str | Path | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if isinstance(source, Mapping):
-        return source
+        return _state_dict_of(source)
     path = Path(source)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file at '{path}'")
@@ -92,14 +94,22 @@ def _read(source: str | Path | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
         return load_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their flags beside
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"'{path}' holds more than tensors and was not opened, since unpickling it could run code; "
+            f"'{path}' was not opened: it is damaged, or holds more than tensors and unpickling it could run code; "
             f"save its state dict alone, or as safetensors ({error})"
         ) from error
-    for key in ("model_ema", "model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"'{path}' holds a {type(content).__name__}; expected a state dict")
+    return _state_dict_of(content)
+
+
+def _state_dict_of(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The state dict in a training checkpoint, or the mapping itself."""
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), Mapping):
             return content[key]
     return content
 
@@ -120,6 +130,8 @@ def translate_reference_keys(model: nn.Module, state: Mapping[str, Tensor]) -> d
     rename, first = _renamer(model)
     order = _warehouse_order(model, first)
     numbered = sorted(k for k in state if re.fullmatch(r"(module\.)?warehouse_manager\.weights\.\d+", k))
+    if not numbered and any(k.startswith("warehouses.") for k in state):
+        raise CheckpointError("these are this library's own key names; load them with model.load_state_dict")
     if len(numbered) != len(order):
         raise CheckpointError(
             f"the checkpoint has {len(numbered)} warehouses, the network {len(order)} ({', '.join(order)}); "

@@ -40,9 +40,12 @@ def plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
         >>> [(layer.name, layer.num_mixtures) for layer in plan(net, KernelWarehouseConfig()).layers]
         [('1', 9), ('2', 18)]
     """
-    planned = draft_plan(model, config, where)
+    return _warned(draft_plan(model, config, where))
+
+
+def _warned(planned: Plan) -> Plan:
     for note in planned.notes:
-        warnings.warn(note, PlanWarning, stacklevel=2)
+        warnings.warn(note, PlanWarning, stacklevel=3)
     return planned
 
 
@@ -62,6 +65,7 @@ def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Pla
         trunk=candidates.trunk,
         other_parameters=sum(p.numel() for p in model.parameters()) - sum(s.kernel_parameters for s in selected),
         left_static=[spec.name for spec in candidates.convertible if spec.name not in names],
+        refused=candidates.refused,
     )
 
 
@@ -89,5 +93,5 @@ def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Mod
             raise DynaconvError("a plan says already which layers to convert; give where= to dynaconv.plan instead")
         planned = config
     else:
-        planned = plan(model, config, where)
+        planned = _warned(draft_plan(model, config, where))
     return method_of(planned.config).apply(model, planned)

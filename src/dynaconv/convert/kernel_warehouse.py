@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from torch import nn
 
@@ -44,9 +44,17 @@ class KernelWarehouseMethod:
         trunk: Sequence[LayerSpec],
         other_parameters: int,
         left_static: Sequence[str],
+        refused: Mapping[str, str],
     ) -> Plan:
         """Plan the sharing."""
-        return make_plan(selected, config, trunk=trunk, other_parameters=other_parameters, left_static=left_static)
+        return make_plan(
+            selected,
+            config,
+            trunk=trunk,
+            other_parameters=other_parameters,
+            left_static=left_static,
+            refused=refused,
+        )
 
     def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Replace every planned layer and register the warehouses as ``model.warehouses``."""
@@ -103,7 +111,7 @@ def _build(
     else:
         raise PlanError(f"'{plan.name}' is a {type(source).__name__}; expected a convolution or linear layer")
     if source.bias is not None:
-        layer.bias = source.bias
+        layer.bias = cast(nn.Parameter, source.bias)
     move_hooks(source, layer)
     layer.train(source.training)
     return layer

@@ -4,13 +4,13 @@ A method registers itself once::
 
     @register_method(MyConfig)
     class MyMethod:
-        def plan(self, selected, config, *, trunk, other_parameters, left_static): ...
+        def plan(self, selected, config, *, trunk, other_parameters, left_static, refused): ...
         def apply(self, model, plan): ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -30,6 +30,7 @@ class Method(Protocol):
         trunk: Sequence[LayerSpec],
         other_parameters: int,
         left_static: Sequence[str],
+        refused: Mapping[str, str],
     ) -> Plan:
         """Plan the selected layers."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,7 +18,29 @@ Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
 # Exactly these types: a subclass changes what its weight means (Conv2dSame pads at run time, the output projection of
 # nn.MultiheadAttention is read by its parent), so it is left alone.
 CONVERTIBLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-GATE_CLASS_MARKS = ("squeeze", "semodule", "excite", "cbam", "ecamodule", "effectivese", "gather")
+GATE_CLASS_MARKS = (
+    "squeezeexcit",
+    "semodule",
+    "cbam",
+    "ecamodule",
+    "effectivese",
+    "gatherexcite",
+    "selectivekernelattn",
+    "splitattn",
+    "globalcontext",
+)
+# Parts of a path that stand for what follows the body: classifiers, auxiliary outputs, detection heads.
+HEAD_PART = re.compile(
+    r"classifiers?|heads?|fc|aux\w*|auxlogits|rpn|roi_heads?|(rpn|roi|bbox|mask|classification|regression)_head",
+    re.IGNORECASE,
+)
+# Layers whose parent reads their weight instead of calling them: parent's class -> children.
+READ_BY_PARENT = {
+    "TransformerEncoderLayer": ("linear1", "linear2"),
+    "ShiftedWindowAttention": ("qkv", "proj"),
+    "ShiftedWindowAttentionV2": ("qkv", "proj"),
+}
+NARROW_LINEAR = 16  # linear layers with fewer features map coordinates or heads, not images
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,11 @@ def find_candidates(model: nn.Module) -> Candidates:
     modules = list(model.named_modules())
     gates = [n for n, m in modules if n and any(mark in type(m).__name__.lower() for mark in GATE_CLASS_MARKS)]
     dynamic = [n for n, m in modules if isinstance(m, DynamicLayer)]
+    read = {
+        f"{n}.{child}".removeprefix("."): type(m).__name__
+        for n, m in modules
+        for child in READ_BY_PARENT.get(type(m).__name__, ())
+    }
     tied, trunk, other, refused = _tied_weights(model), [], [], {}
     layers = [(n, m) for n, m in modules if isinstance(m, CONVERTIBLE) and not _inside(n, dynamic)]
     for name, module in layers:
@@ -96,12 +124,14 @@ def find_candidates(model: nn.Module) -> Candidates:
             refused[name] = "its weight is no plain parameter (parametrised, or made by another module)"
         elif id(weight) in tied:
             refused[name] = "its weight is tied to another layer's"
-        elif _inside(name, gates):
+        elif name in read:
+            refused[name] = f"its parent, a {read[name]}, reads its weight"
+        elif _inside(name, gates) or _is_head(name):
             other.append(layer_spec(name, module))
         else:
             trunk.append(layer_spec(name, module))
     blocks = read_structure(trunk).block_of if trunk else {}
-    heads = [spec for spec in trunk if spec.is_linear and blocks[spec.name] is None]
+    heads = [spec for spec in trunk if spec.is_linear and (blocks[spec.name] is None or _is_narrow(spec))]
     trunk = [spec for spec in trunk if spec not in heads]
     structure = read_structure(trunk) if trunk else None
     stem = set(structure.stem) if structure else set()
@@ -109,6 +139,16 @@ def find_candidates(model: nn.Module) -> Candidates:
     order = {name: i for i, (name, _) in enumerate(layers)}
     other = sorted([*other, *heads], key=lambda spec: order[spec.name])
     return Candidates(tuple(trunk), tuple(default), tuple(other), refused)
+
+
+def _is_head(name: str) -> bool:
+    """Whether a layer lies under what is called a head at the network's root, or under a detection head anywhere."""
+    parts = name.split(".")
+    return bool(HEAD_PART.fullmatch(parts[0])) or any(HEAD_PART.fullmatch(p) and p.lower() != "fc" for p in parts[1:-1])
+
+
+def _is_narrow(spec: LayerSpec) -> bool:
+    return min(spec.in_channels, spec.out_channels) < NARROW_LINEAR
 
 
 def _listing(candidates: Candidates) -> str:
@@ -124,9 +164,9 @@ def select_layers(model: nn.Module, candidates: Candidates, where: Where | None 
     Args:
         model: the network.
         candidates: as found by :func:`find_candidates`.
-        where: None for the default (every layer of the body but the stem; gates and classifiers stay static); a
-            name pattern or several, as in :mod:`fnmatch`, where ``!pattern`` takes layers away again and a list that
-            begins with one starts from the default; or a function of name and module.
+        where: None for the default (every layer of the body but the stem; gates and heads stay static); a module's
+            name, or a pattern or several, as in :mod:`fnmatch`, where ``!pattern`` takes layers away again and a list
+            that begins with one starts from the default; or a function of name and module.
 
     Returns:
         The selected layers in module order.
@@ -155,7 +195,7 @@ def _match(patterns: list[str], candidates: Candidates) -> set[str]:
     chosen = {spec.name for spec in candidates.default} if patterns and patterns[0].startswith("!") else set()
     for pattern in patterns:
         body = pattern.removeprefix("!")
-        hits = {name for name in names if fnmatchcase(name, body)}
+        hits = {name for name in names if fnmatchcase(name, body) or name.startswith(f"{body}.")}
         if not hits:
             refused = [f"'{n}': {why}" for n, why in candidates.refused.items() if fnmatchcase(n, body)]
             reason = f"; it names {'; '.join(refused)}" if refused else ""

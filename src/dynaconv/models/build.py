@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.config import KernelWarehouseConfig
-from dynaconv.convert import Where, convert, draft_plan
+from dynaconv.convert import Where, convert, draft_plan, find_candidates
 from dynaconv.errors import DynaconvError, UnknownModelError, require
 from dynaconv.models.kernel_warehouse import PRESETS
 from dynaconv.models.preset import Preset
@@ -39,6 +39,14 @@ def get_preset(name: str) -> Preset:
         hint = f"; did you mean {', '.join(close)}?" if close else "; dynaconv.list_models() lists them"
         raise UnknownModelError(f"no preset '{name}'{hint}")
     return _BY_NAME[name]
+
+
+def _without_classifier(preset: Preset, backbone: nn.Module) -> tuple[KernelWarehouseConfig, tuple[str, ...] | None]:
+    """A preset's config and selection for a backbone that was made without its classifier."""
+    names = [spec.name for spec in find_candidates(backbone).convertible]
+    overrides = {k: v for k, v in preset.config.overrides.items() if k not in preset.classifier_overrides}
+    where = preset.where and tuple(p for p in preset.where if any(fnmatchcase(n, p.removeprefix("!")) for n in names))
+    return replace(preset.config, overrides=overrides), where
 
 
 def create_model(
@@ -90,5 +98,5 @@ def create_model(
     if pretrained:
         raise DynaconvError(f"no trained weights are published for '{name}'; use pretrained=False")
     backbone = timm.create_model(preset.backbone, **{**preset.backbone_kwargs, **arguments})
-    selection: Sequence[str] | None = preset.where
-    return convert(backbone, draft_plan(backbone, preset.config, list(selection) if selection else None))
+    config, where = _without_classifier(preset, backbone) if num_classes == 0 else (preset.config, preset.where)
+    return convert(backbone, draft_plan(backbone, config, list(where) if where else None))

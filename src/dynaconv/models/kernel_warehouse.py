@@ -23,7 +23,7 @@ def _reported(recipe: str, top1: float, top5: float | None, millions: float, sou
 
 
 def _resnet18(name: str, budget: float, params: int, *results: PaperResult, note: str = "") -> Preset:
-    config = KernelWarehouseConfig(budget=budget)
+    config = KernelWarehouseConfig(budget=budget, cell_scale=0.5 if budget < 1 else 1)
     return Preset(name=name, backbone="resnet18", config=config, params=params, results=results, note=note)
 
 
@@ -36,7 +36,13 @@ def _mobilenet(name: str, width: str, config: KernelWarehouseConfig, params: int
     if config.overrides:
         where = ("conv_stem", "*conv_dw", "blocks.5.[12].*", "blocks.6.*", "conv_head", "classifier")
     return Preset(
-        name=name, backbone=f"mobilenetv2_{width}", config=config, where=where, params=params, results=results
+        name=name,
+        backbone=f"mobilenetv2_{width}",
+        config=config,
+        where=where,
+        params=params,
+        results=results,
+        classifier_overrides=("stage5_linear_*",),
     )
 
 
@@ -67,14 +73,15 @@ def _deit(name: str, budget: float, params: int, *results: PaperResult) -> Prese
     )
 
 
-MOBILENET_1X = KernelWarehouseConfig()
-MOBILENET_4X = KernelWarehouseConfig(budget=4, split_pointwise=True)
+MOBILENET_1X = KernelWarehouseConfig(branch_limit=10)
+MOBILENET_4X = KernelWarehouseConfig(budget=4, split_pointwise=True, branch_limit=10)
 # Depth-wise layers keep b = 1; point-wise layers of the last stage and the classifier (cells of 1000 x 32) get 1/2.
 MOBILENET_1D2X = KernelWarehouseConfig(
     split_pointwise=True,
+    branch_limit=10,
     reduction=1 / 32,
     overrides={
-        "stage5_pointwise_*": {"budget": 0.5},
+        "stage5_pointwise_*": {"budget": 0.5, "cell_scale": 0.5},
         "stage5_linear_*": {"budget": 0.5, "cell_scale": (1.0, 0.025)},
     },
 )
@@ -108,7 +115,7 @@ PRESETS: tuple[Preset, ...] = (
     ),
     _resnet50(
         "kw1d2x_resnet50",
-        KernelWarehouseConfig(budget=0.5, nonlocal_basis_ratio=1 / 16),
+        KernelWarehouseConfig(budget=0.5, cell_scale=0.5, nonlocal_basis_ratio=1 / 16),
         17_638_264,
         _reported(ADVANCED, 79.30, 94.71, 17.64),
     ),
@@ -144,7 +151,7 @@ PRESETS: tuple[Preset, ...] = (
         KernelWarehouseConfig(
             norm="layer",
             stage_splits=SPLIT,
-            overrides={"stage[23]*_linear": {"budget": 0.5}},
+            overrides={"stage[23]*_linear": {"budget": 0.5, "cell_scale": 0.5}},
         ),
         24_779_820,
         note=(

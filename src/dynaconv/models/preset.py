@@ -43,6 +43,7 @@ class Preset:
         results: what the papers report.
         note: where sources disagree or are silent, and what was chosen.
         backbone_kwargs: arguments for the backbone.
+        classifier_overrides: those of the config's overrides that only a network with a classifier has.
     """
 
     name: str
@@ -53,3 +54,4 @@ class Preset:
     results: tuple[PaperResult, ...] = ()
     note: str = ""
     backbone_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    classifier_overrides: tuple[str, ...] = ()

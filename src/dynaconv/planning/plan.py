@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -14,6 +14,9 @@ from dynaconv.planning.budget import basis_size, branch_parameters, hidden_width
 from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape, paper_scale
 from dynaconv.planning.sharing import group_layers
 from dynaconv.planning.spec import LayerSpec
+from dynaconv.planning.table import plan_notes, plan_table
+
+MINOR_PARAMETERS = 20_000  # a warehouse of fewer is too small to split for its branches' sake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ class Plan:
         warehouses: the warehouses, in order of first appearance.
         other_parameters: parameters of the network outside the converted kernels.
         left_static: layers that could have been converted and were not selected.
+        refused: layers that can not be converted, with the reason.
     """
 
     config: KernelWarehouseConfig
@@ -98,6 +102,7 @@ class Plan:
     warehouses: tuple[WarehousePlan, ...]
     other_parameters: int = 0
     left_static: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
 
     @property
     def kernel_parameters(self) -> int:
@@ -136,28 +141,17 @@ class Plan:
         raise PlanError(f"no warehouse '{name}' in this plan; it has {[w.name for w in self.warehouses]}")
 
     @property
+    def has_halved_cells(self) -> bool:
+        """Whether the paper's rule for b < 1 made some cells smaller than they could be."""
+        return any(w.config.budget < 1 and w.config.cell_scale is None for w in self.warehouses)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know before converting: costs that outweigh the gain, and layers that start empty."""
-        notes = []
-        if self.branch_parameters > self.cell_parameters:
-            notes.append(
-                f"the attention branches weigh more than the kernels' cells ({self.branch_parameters:,} against "
-                f"{self.cell_parameters:,} parameters). What helps: larger cells (cell_scale up to 1, or "
-                "partition='channel'), narrower sharing (sharing='block' or 'layer'), nonlocal_basis_ratio=1/16, "
-                "or fewer layers (where=)"
-            )
-        empty = [layer.name for layer in self.layers if not layer.own_cells and any(layer.rows)]
-        if empty:
-            notes.append(
-                f"{len(empty)} layers own no cell and start as zero while temperature is 1: {', '.join(empty[:4])}"
-                f"{' ...' if len(empty) > 4 else ''}. A larger budget, a smaller cell_scale or wider sharing helps"
-            )
-        return tuple(notes)
+        return tuple(plan_notes(self))
 
     def __str__(self) -> str:
         """A table: layer, warehouse, kernel, cell, m, n, start, parameters before and after."""
-        from dynaconv.planning.table import plan_table
-
         return plan_table(self)
 
 
@@ -237,6 +231,35 @@ def _plan_warehouse(
     return warehouse, layers
 
 
+def _outweighs(warehouse: WarehousePlan, layers: Sequence[LayerPlan], limit: float) -> bool:
+    """Whether a warehouse's attention branches hold more than ``limit`` times its cells, and enough to matter."""
+    return sum(p.branch_parameters for p in layers) > limit * max(warehouse.parameters, MINOR_PARAMETERS)
+
+
+def _plan_group(
+    name: str, specs: Sequence[LayerSpec], config: KernelWarehouseConfig
+) -> list[tuple[WarehousePlan, list[LayerPlan]]]:
+    """Plan a warehouse, or one for every width if one for all would crumble the cells."""
+    planned = _plan_warehouse(name, specs, config)
+    widths: dict[str, list[LayerSpec]] = {}
+    for spec in specs:
+        widths.setdefault("x".join(map(str, spec.kernel_shape[:2])), []).append(spec)
+    if len(widths) == 1 or not isinstance(config.sharing, str) or not _outweighs(*planned, config.branch_limit):
+        return [planned]
+    return [_plan_warehouse(f"{name}_{width}", members, config) for width, members in widths.items()]
+
+
+def _plan_groups(
+    groups: Mapping[str, Sequence[LayerSpec]], config: KernelWarehouseConfig
+) -> tuple[list[WarehousePlan], dict[str, LayerPlan]]:
+    warehouses, layers = [], {}
+    for name, specs in groups.items():
+        for warehouse, planned in _plan_group(name, specs, _local_config(config, name)):
+            warehouses.append(warehouse)
+            layers.update({layer.name: layer for layer in planned})
+    return warehouses, layers
+
+
 def make_plan(
     selected: Sequence[LayerSpec],
     config: KernelWarehouseConfig,
@@ -244,6 +267,7 @@ def make_plan(
     trunk: Sequence[LayerSpec] = (),
     other_parameters: int = 0,
     left_static: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
 ) -> Plan:
     """Plan the conversion of some layers.
 
@@ -253,6 +277,7 @@ def make_plan(
         trunk: all layers from which stages are read; by default the selected ones.
         other_parameters: parameters of the network outside the selected kernels.
         left_static: names to report as not selected.
+        refused: layers that can not be converted, with the reason.
 
     Raises:
         PlanError: if the request can not be met; it names the layer, the sizes and what would work.
@@ -261,15 +286,21 @@ def make_plan(
     idle = [p for p in config.overrides if not any(fnmatchcase(name, p) for name in groups)]
     if idle:
         raise PlanError(f"overrides names warehouses that do not exist: {idle}; this plan has {sorted(groups)}")
-    warehouses, layers = [], {}
-    for name, specs in groups.items():
-        warehouse, planned = _plan_warehouse(name, specs, _local_config(config, name))
-        warehouses.append(warehouse)
-        layers.update({layer.name: layer for layer in planned})
-    return Plan(
+    warehouses, layers = _plan_groups(groups, config)
+    plan = Plan(
         config=config,
         layers=tuple(layers[spec.name] for spec in selected),
         warehouses=tuple(warehouses),
         other_parameters=other_parameters,
         left_static=tuple(left_static),
+        refused=tuple((refused or {}).items()),
     )
+    if config.cell_scale is None and plan.has_halved_cells and 2 * plan.branch_parameters > plan.cell_parameters:
+        return replace(_with_full_cells(plan, groups), config=config)
+    return plan
+
+
+def _with_full_cells(plan: Plan, groups: Mapping[str, Sequence[LayerSpec]]) -> Plan:
+    """The same plan with cells of the whole divisor."""
+    warehouses, layers = _plan_groups(groups, replace(plan.config, cell_scale=1.0))
+    return replace(plan, layers=tuple(layers[p.name] for p in plan.layers), warehouses=tuple(warehouses))

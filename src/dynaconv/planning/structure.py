@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from dynaconv.planning.spec import LayerSpec
 
+MAX_IMAGE_CHANNELS = 4
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -139,7 +141,8 @@ def read_structure(specs: Sequence[LayerSpec]) -> Structure:
         specs: every convolution and linear layer of the trunk, in module order.
 
     Returns:
-        The stem (layers before the first block; in a plain network the first layer) and the stages. A stage of one
+        The stem (layers before the first block, or a first block that reads the image; in a plain network the first
+        layer) and the stages. A stage of one
         block that keeps the resolution belongs to the stage before it, as MobileNetV2's last one does.
     """
     units = _units(specs)
@@ -148,6 +151,8 @@ def read_structure(specs: Sequence[LayerSpec]) -> Structure:
         start = min(1, len(units))
     else:
         start = next(i for i, unit in enumerate(units) if unit.block is not None or unit.parent is not None)
+        if start == 0 and len(units) > 1 and units[0].layers[0].in_channels <= MAX_IMAGE_CHANNELS:
+            start = 1  # a stem of several layers, as in ResNet-D
     stages = _merge_lone(_stages(units[start:], plain))
     return Structure(
         stem=tuple(layer for unit in units[:start] for layer in unit.layers),

@@ -36,6 +36,47 @@ def _lines(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+def _heaviest(plan: Plan) -> str:
+    """The warehouse whose branches weigh most, and the layer that makes its cells small."""
+    by_house: dict[str, int] = {}
+    for layer in plan.layers:
+        by_house[layer.warehouse] = by_house.get(layer.warehouse, 0) + layer.branch_parameters
+    name = max(by_house, key=lambda key: by_house[key])
+    house = plan.warehouse(name)
+    members = [layer for layer in plan.layers if layer.warehouse == name]
+    narrow = min(members, key=lambda layer: layer.spec.kernel_shape[0] * layer.spec.kernel_shape[1])
+    return (
+        f"most in '{name}' ({by_house[name]:,} against {house.parameters:,}, cells of {_shape(house.cell_shape)}; "
+        f"its narrowest layer is '{narrow.name}', {_shape(narrow.spec.kernel_shape)})"
+    )
+
+
+def plan_notes(plan: Plan) -> list[str]:
+    """What to mind about a plan: branches that outweigh kernels, a network that grows, layers that start empty."""
+    notes = []
+    helps = (
+        "What helps: larger cells (cell_scale=1, or partition='channel'), narrower sharing (sharing='block' or "
+        "'layer'), nonlocal_basis_ratio=1/16, or fewer layers (where=)"
+    )
+    if plan.branch_parameters > plan.cell_parameters:
+        notes.append(
+            f"the attention branches weigh more than the kernels' cells ({plan.branch_parameters:,} against "
+            f"{plan.cell_parameters:,} parameters), {_heaviest(plan)}. {helps}"
+        )
+    elif plan.config.budget < 1 and plan.parameters_after > 0.9 * plan.parameters_before:
+        notes.append(
+            f"the attention branches ({plan.branch_parameters:,} parameters) take back what the budget of "
+            f"{plan.config.budget:g} saves, {_heaviest(plan)}. {helps}"
+        )
+    empty = [layer.name for layer in plan.layers if not layer.own_cells and any(layer.rows)]
+    if empty:
+        notes.append(
+            f"{len(empty)} layers own no cell and start as zero while temperature is 1: {', '.join(empty[:4])}"
+            f"{' ...' if len(empty) > 4 else ''}. A larger budget, a smaller cell_scale or wider sharing helps"
+        )
+    return notes
+
+
 def plan_table(plan: Plan) -> str:
     """Format a plan for reading in a terminal."""
     rows: list[tuple[str, ...]] = [HEADER]
@@ -71,5 +112,14 @@ def plan_table(plan: Plan) -> str:
     if plan.left_static:
         shown = ", ".join(plan.left_static[:6]) + (" ..." if len(plan.left_static) > 6 else "")
         lines.append(f"left static:       {len(plan.left_static)} layers: {shown}")
+    if plan.refused:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in plan.refused:
+            reasons.setdefault(reason, []).append(name)
+        shown = "; ".join(
+            f"{reason} ({names[0]}{f' and {len(names) - 1} more' if names[1:] else ''})"
+            for reason, names in reasons.items()
+        )
+        lines.append(f"not convertible:   {len(plan.refused)} layers: {shown}")
     lines += [f"note: {note}" for note in plan.notes]
     return "\n".join(lines)
