@@ -1,0 +1,78 @@
+"""The entry point: finds the command, runs it, and turns the project's errors into one line and exit code 2.
+
+A command's module is imported only when it runs, so help and typing errors come at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dynaconv._version import __version__
+from dynaconv.errors import DynaconvError
+
+COMMANDS = {
+    "demo": "train a static and two dynamic networks in minutes, and compare",
+    "train": "train a preset, or any timm backbone made dynamic",
+    "eval": "judge a saved network on validation images",
+    "predict": "classify image files with a saved network",
+    "plan": "show what a conversion would do: who shares what, and what it costs",
+    "models": "list the papers' networks with exact parameters",
+}
+MODULES = {name: f"dynaconv.cli.{'evaluate' if name == 'eval' else name}" for name in COMMANDS}
+
+USAGE = """usage: dynaconv COMMAND [options]
+
+Dynamic convolution for PyTorch: KernelWarehouse as drop-in layers.
+
+commands:
+{commands}
+
+options:
+  -h, --help     show this text; `dynaconv COMMAND --help` shows a command's options and examples
+  --version      show the version
+
+examples:
+  dynaconv demo
+  dynaconv plan resnet18 --method.budget 0.5
+  dynaconv train --model kw1x_resnet18 --data folder:/data/imagenet
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: those of the process if None.
+
+    Returns:
+        The exit code: 0, 2 after an error of the user's, 130 after an interruption.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--version"]:
+        print(f"dynaconv {__version__}")
+        return 0
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(
+            USAGE.format(commands="\n".join(f"  {name:<14} {text}" for name, text in COMMANDS.items())),
+            end="",
+        )
+        return 0 if given else 2
+    command, rest = given[0], given[1:]
+    if command not in MODULES:
+        print(f"dynaconv: no command '{command}'; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        importlib.import_module(MODULES[command]).run(rest)
+    except DynaconvError as error:
+        print(f"dynaconv {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dynaconv {command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""What the commands share: parsers, short names for common flags, tables, and quiet logs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from dynaconv.config import CONFIGS
+from dynaconv.errors import require
+
+SHORT = {
+    "--epochs": "--schedule.epochs",
+    "--batch-size": "--loader.batch_size",
+    "--image-size": "--loader.image_size",
+    "--workers": "--loader.workers",
+    "--lr": "--optimizer.lr",
+    "--seed": "--run.seed",
+    "--precision": "--run.precision",
+    "--devices": "--run.devices",
+}
+"""Short names for the flags most often given."""
+
+
+def make_parser(command: str, description: str, examples: str, usage: str | None = None) -> Any:
+    """A jsonargparse parser whose help ends with examples.
+
+    Args:
+        command: name of the command.
+        description: what it does.
+        examples: lines of the shell.
+        usage: what follows the command; only "[options]" if None.
+    """
+    jsonargparse = require("jsonargparse", "train")
+
+    class Formatter(jsonargparse.DefaultHelpFormatter):
+        """Leaves line breaks of description and examples alone."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    return jsonargparse.ArgumentParser(
+        prog=f"dynaconv {command}",
+        usage=f"dynaconv {command} [options]" if usage is None else f"dynaconv {command} {usage}",
+        description=description,
+        epilog="examples:\n" + "".join(f"  {line}\n" for line in examples.strip().splitlines()),
+        formatter_class=Formatter,
+    )
+
+
+def expand_short(arguments: Sequence[str], names: Mapping[str, str] = SHORT) -> list[str]:
+    """Replace short flags (``--epochs 3``, ``--epochs=3``) by their full names."""
+    expanded = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        expanded.append(names.get(flag, flag) + equals + value)
+    return expanded
+
+
+def short_help() -> str:
+    """The short flags, for a help text."""
+    return "short for common flags: " + ", ".join(f"{short} = {full}" for short, full in SHORT.items())
+
+
+def method_help() -> str:
+    """The fields of every method's config with their defaults, for the help of ``--method.*``."""
+    texts = []
+    for name, config in CONFIGS.items():
+        defaults = ((f.name, f.default_factory() if f.default is MISSING else f.default) for f in fields(config))  # type: ignore[misc]
+        texts.append(f"{name}: " + ", ".join(f"{field}={_short(value)}" for field, value in defaults))
+    return "the method's config, such as --method.budget 0.5. Fields and defaults of " + "; ".join(texts)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Align columns.
+
+    Args:
+        header: names of the columns.
+        rows: cells as text.
+        left: how many columns are aligned left; the others right.
+    """
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    return "\n".join([text[0].rstrip(), "-" * len(text[0]), *(line.rstrip() for line in text[1:])])
+
+
+def quiet_logs() -> None:
+    """Keep Lightning's notes on devices and paths off the terminal; warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def epoch_line(epochs: int, prefix: str = "") -> Callable[[Mapping[str, Any]], None]:
+    """A function that prints an epoch's figures in one line.
+
+    Args:
+        epochs: of the whole run.
+        prefix: text before.
+    """
+
+    def show(row: Mapping[str, Any]) -> None:
+        parts = [f"{prefix}epoch {row['epoch']}/{epochs}"]
+        for key, label in (("train_loss", "loss"), ("val_loss", "val loss")):
+            if row.get(key) is not None:
+                parts.append(f"{label} {row[key]:.3f}")
+        for key, label in (("train_top1", "train"), ("val_top1", "val"), ("val_top5", "val top-5")):
+            if row.get(key) is not None:
+                parts.append(f"{label} {row[key]:.2%}")
+        if row.get("tau") is not None:
+            parts.append(f"tau {row['tau']:.2f}")
+        print("  ".join([*parts, f"{row['seconds']:.1f} s"]), flush=True)
+
+    return show
+
+
+def on_terminal() -> bool:
+    """Whether someone is watching, who would like a progress bar."""
+    return sys.stdout.isatty()

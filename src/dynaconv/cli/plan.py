@@ -1,0 +1,57 @@
+"""`dynaconv plan`: the table of a conversion, without converting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dynaconv.cli.options import make_parser, method_help
+from dynaconv.errors import DynaconvError
+
+EXAMPLES = """
+dynaconv plan kw1d2x_resnet18
+dynaconv plan resnet18 --method.budget 0.5
+dynaconv plan convnext_tiny --method.norm layer --where 'stages.*'
+dynaconv plan efficientnet_b0 --config kernel_warehouse.yaml    # a file with 'method: {budget: 0.5}'
+"""
+
+
+def parser() -> Any:
+    """Flags of the command."""
+    flags = make_parser(
+        "plan",
+        "Show what a conversion would do: layers, warehouses, mixtures, cells, parameters.",
+        EXAMPLES,
+        "MODEL [options]",
+    )
+    flags.add_argument("model", type=str, help="a preset (dynaconv models) or a timm backbone")
+    flags.add_argument("--config", action="config", help="YAML with method, where, backbone; flags override it")
+    flags.add_argument("--method", type=dict[str, Any] | None, default=None, help=method_help().replace("%", "%%"))
+    flags.add_argument("--where", type=str | list[str] | None, default=None, help="patterns of the layers to convert")
+    flags.add_argument(
+        "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
+    )
+    flags.add_argument("--num_classes", type=int, default=1000, help="outputs of the classifier")
+    flags.add_argument("--in_chans", type=int, default=3, help="channels of the images")
+    return flags
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Print the plan."""
+    values = parser().parse_args(list(arguments))
+    import dynaconv
+    from dynaconv.models import get_preset
+
+    name, where, backbone = values.model, values.where, dict(values.backbone)
+    config: Any = dynaconv.config_from_dict(values.method or {})
+    if name in dynaconv.list_models():
+        if values.method is not None or where is not None:
+            raise DynaconvError(
+                f"'{name}' is a preset with a config of its own; to change it, give its backbone "
+                f"'{get_preset(name).backbone}' with --method.* and --where"
+            )
+        preset = get_preset(name)
+        name, config, backbone = preset.backbone, preset.config, {**preset.backbone_kwargs, **backbone}
+        where = None if preset.where is None else list(preset.where)
+    model = dynaconv.create_model(name, num_classes=values.num_classes, in_chans=values.in_chans, **backbone)
+    print(dynaconv.plan(model, config, where))

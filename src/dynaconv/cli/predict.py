@@ -1,0 +1,53 @@
+"""`dynaconv predict`: class and probability of image files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dynaconv.cli.options import make_parser, quiet_logs
+
+EXAMPLES = """
+dynaconv predict digit.png --checkpoint demo/kw-half/best
+dynaconv predict photos/*.jpg --checkpoint runs/NAME/TIME/best --top 5
+dynaconv predict photo.jpg --checkpoint runs/NAME/TIME/best --json
+"""
+
+
+def parser() -> Any:
+    """Flags of the command."""
+    flags = make_parser(
+        "predict",
+        "Classify image files with a saved network.",
+        EXAMPLES,
+        "IMAGE... --checkpoint CHECKPOINT [options]",
+    )
+    flags.add_argument("images", type=str, nargs="+", help="image files")
+    flags.add_argument("--checkpoint", type=str, required=True, help="name of the pair of files, runs/NAME/TIME/best")
+    flags.add_argument("--top", type=int, default=1, help="how many classes to name")
+    flags.add_argument("--device", type=str, default="cpu", help="where to run: cpu, cuda, ...")
+    flags.add_argument("--json", action="store_true", help="print a JSON list, one entry an image")
+    return flags
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Print a line an image and class."""
+    values = parser().parse_args(list(arguments))
+    from dynaconv.training.prediction import predict
+
+    quiet_logs()
+    predictions = predict(values.checkpoint, values.images, top=values.top, device=values.device)
+    if values.json:
+        entries = [
+            {
+                "image": p.image,
+                "classes": [{"class": name, "probability": share} for name, share in p.classes],
+            }
+            for p in predictions
+        ]
+        print(json.dumps(entries, indent=2))
+        return
+    for prediction in predictions:
+        for name, share in prediction.classes:
+            print(f"{prediction.image}  {name}  {share:.2%}")

@@ -1,0 +1,67 @@
+"""Training on Lightning: recipes, data, callbacks, and plain functions `fit`, `resume`, `evaluate`, `predict`.
+
+Needs the extra ``train``. Names are imported when first used: a recipe alone needs neither timm nor Lightning.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dynaconv.training.config import (
+    AugmentConfig,
+    EmaConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Recipe,
+    RunConfig,
+    ScheduleConfig,
+)
+
+if TYPE_CHECKING:
+    from dynaconv.training.callbacks import TemperatureCallback
+    from dynaconv.training.data import ImageDataModule
+    from dynaconv.training.ema import EmaCallback
+    from dynaconv.training.evaluation import evaluate
+    from dynaconv.training.fitting import FitResult, fit, resume
+    from dynaconv.training.module import ClassificationModule
+    from dynaconv.training.prediction import Prediction, predict
+
+_HOMES = {
+    "ClassificationModule": "module",
+    "EmaCallback": "ema",
+    "FitResult": "fitting",
+    "ImageDataModule": "data",
+    "Prediction": "prediction",
+    "TemperatureCallback": "callbacks",
+    "evaluate": "evaluation",
+    "fit": "fitting",
+    "predict": "prediction",
+    "resume": "fitting",
+}
+
+__all__ = [
+    "AugmentConfig",
+    "ClassificationModule",
+    "EmaCallback",
+    "EmaConfig",
+    "FitResult",
+    "ImageDataModule",
+    "LoaderConfig",
+    "OptimizerConfig",
+    "Prediction",
+    "Recipe",
+    "RunConfig",
+    "ScheduleConfig",
+    "TemperatureCallback",
+    "evaluate",
+    "fit",
+    "predict",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

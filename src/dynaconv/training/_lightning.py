@@ -1,0 +1,37 @@
+"""Lightning's names that training builds on, or an error that says which extra brings them."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dynaconv.errors import require
+
+require("lightning.pytorch", "train")
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer  # noqa: E402
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar  # noqa: E402
+from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
+from lightning.pytorch.utilities import rank_zero_only  # noqa: E402
+
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "LightningDataModule",
+    "LightningModule",
+    "RichProgressBar",
+    "TensorBoardLogger",
+    "Trainer",
+    "quiet_lightning",
+    "rank_zero_only",
+]
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Leave out Lightning's advice on matters this package has decided."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*available but not used.*")
+        # Lightning 2.6 asks torch 2.14's trees in a way they call old.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        yield

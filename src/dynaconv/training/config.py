@@ -1,0 +1,310 @@
+"""What a training run is: one frozen dataclass a concern, gathered in a `Recipe` that YAML can hold.
+
+No torch here: the command line reads these classes to build its flags, and must start quickly.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from dynaconv.errors import DynaconvError
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise DynaconvError(f"{name}={value!r}; expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How images are read and batched.
+
+    Args:
+        image_size: side of the square the network sees, in pixels; 32 for embedded images, 224 otherwise.
+        batch_size: images per iteration and device.
+        in_chans: 1 (gray) or 3; 1 for embedded images, 3 otherwise.
+        num_classes: only for timm datasets that do not say how many classes they have.
+        train_split: name of the training split (timm datasets).
+        val_split: name of the validation split (timm datasets).
+        root: folder of a timm dataset.
+        download: let a timm dataset download itself into `root`.
+        workers: processes that decode images; embedded images are in memory and need none.
+        crop_pct: share of the resized image kept by the centre crop at evaluation; 1 for embedded images, else 0.95.
+        interpolation: how images are resized at evaluation.
+        drop_last: drop the incomplete last batch of a training epoch. Every epoch is shuffled anew, so no image is
+            dropped twice in a row but by chance; batches keep one size and never hold a single image.
+        limit: use only this many training images, for a quick try.
+    """
+
+    image_size: int | None = None
+    batch_size: int = 64
+    in_chans: int | None = None
+    num_classes: int | None = None
+    train_split: str = "train"
+    val_split: str = "validation"
+    root: str | None = None
+    download: bool = False
+    workers: int = 2
+    crop_pct: float | None = None
+    interpolation: str = "bicubic"
+    drop_last: bool = True
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.image_size is None or self.image_size > 0,
+            "loader.image_size",
+            self.image_size,
+            "pixels, > 0",
+        )
+        _require(self.batch_size > 0, "loader.batch_size", self.batch_size, "at least 1")
+        _require(self.in_chans in (None, 1, 3), "loader.in_chans", self.in_chans, "1 or 3")
+        _require(self.workers >= 0, "loader.workers", self.workers, "at least 0")
+        _require(
+            self.crop_pct is None or 0 < self.crop_pct <= 1,
+            "loader.crop_pct",
+            self.crop_pct,
+            "0 < share <= 1",
+        )
+        _require(self.limit is None or self.limit > 0, "loader.limit", self.limit, "at least 1 image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training images and labels are varied.
+
+    Args:
+        shift: embedded images: largest translation, share of the side.
+        rotate_degrees: embedded images: largest rotation.
+        zoom: embedded images: largest relative change of scale.
+        crop_scale: files: area kept by the random crop, smallest and largest share.
+        flip: probability of a horizontal flip; 0 for embedded images (digits have a hand), 0.5 for files.
+        color_jitter: files: strength of the colour jitter; without effect where RandAugment is on.
+        rand_augment: timm's RandAugment string, such as rand-m9-mstd0.5-inc1 (the papers'). Works on any data.
+        erasing: probability of random erasing (paper: 0.25 on the long schedule).
+        mixup: alpha of mixup, 0 turns it off (paper: 0.8 on the long schedule).
+        cutmix: alpha of cutmix, 0 turns it off (paper: 1.0 on the long schedule).
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    shift: float = 0.1
+    rotate_degrees: float = 10.0
+    zoom: float = 0.1
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: float | None = None
+    color_jitter: float = 0.4
+    rand_augment: str | None = None
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "zoom", "erasing", "label_smoothing"):
+            value = getattr(self, name)
+            _require(
+                0 <= value < 1 or (name == "erasing" and value == 1),
+                f"augment.{name}",
+                value,
+                "0 <= value < 1",
+            )
+        _require(self.flip is None or 0 <= self.flip <= 1, "augment.flip", self.flip, "a probability")
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, "augment.crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
+        for name in ("rotate_degrees", "color_jitter", "mixup", "cutmix"):
+            _require(getattr(self, name) >= 0, f"augment.{name}", getattr(self, name), "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How weights move. Parameters of one dimension (norms, biases) have no weight decay.
+
+    Args:
+        name: an optimiser of timm's factory: adamw, sgd (Nesterov), momentum (plain), lamb, muon, ...
+        lr: learning rate at the end of the warm-up.
+        weight_decay: strength of the weight decay.
+        momentum: for optimisers that have one.
+        clip_norm: largest norm of the gradient, null for no limit.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optimizer.lr", self.lr, "above 0")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0,
+            "optimizer.clip_norm",
+            self.clip_norm,
+            "above 0, or null",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How learning rate and temperature change with time; all lengths in epochs, fractions allowed.
+
+    Args:
+        epochs: passes over the training images.
+        warmup_epochs: linear rise of the learning rate, per optimiser step.
+        min_lr_ratio: learning rate at the end of the cosine, relative to its peak.
+        temperature_epochs: length of the temperature's schedule; null for a tenth of the epochs (the papers take
+            20 of 300, 15 of 150). Without effect on static networks.
+    """
+
+    epochs: int = 30
+    warmup_epochs: float = 1.0
+    min_lr_ratio: float = 1e-3
+    temperature_epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, "schedule.epochs", self.epochs, "at least 1")
+        _require(0 <= self.warmup_epochs, "schedule.warmup_epochs", self.warmup_epochs, "at least 0")
+        _require(0 <= self.min_lr_ratio <= 1, "schedule.min_lr_ratio", self.min_lr_ratio, "0 to 1")
+        length = self.temperature_epochs
+        _require(length is None or length >= 0, "schedule.temperature_epochs", length, "at least 0, or null")
+
+    @property
+    def temperature_length(self) -> float:
+        """Length of the temperature's schedule in epochs."""
+        return self.epochs / 10 if self.temperature_epochs is None else self.temperature_epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Moving average of the weights; where on, it is what is evaluated and saved as best and last.
+
+    Args:
+        decay: share of the average kept at each optimiser step (0.9999 for long runs), null for no average.
+        warmup: let the decay rise from 0, so that a short run is not an average of its random start.
+    """
+
+    decay: float | None = None
+    warmup: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.decay is None or 0 <= self.decay < 1, "ema.decay", self.decay, "0 <= decay < 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How the run is carried out.
+
+    Args:
+        seed: every random draw is a function of it, the epoch and the iteration.
+        precision: Lightning's: 32-true, bf16-mixed, 16-mixed, ...
+        accumulate: iterations per optimiser step.
+        accelerator: auto, cpu, gpu, ...
+        devices: number of devices, or auto.
+        strategy: Lightning's: auto, ddp, ...
+        checkpoint_every: also save last.ckpt every so many optimiser steps, null for once an epoch.
+        channels_last: keep tensors in channels_last layout, faster on most hardware.
+    """
+
+    seed: int = 0
+    precision: str = "32-true"
+    accumulate: int = 1
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    strategy: str = "auto"
+    checkpoint_every: int | None = None
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "run.seed", self.seed, "at least 0")
+        _require(self.accumulate > 0, "run.accumulate", self.accumulate, "at least 1")
+        every = self.checkpoint_every
+        _require(every is None or every > 0, "run.checkpoint_every", every, "at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole training run: what is trained on what, and how.
+
+    Args:
+        model: a preset (`dynaconv models`) or any timm backbone.
+        method: with a backbone: the dynamic convolution's config as a mapping, such as {budget: 0.5}; null for the
+            plain backbone, or for the preset's own config.
+        where: with a backbone: patterns of the layers to convert, null for the method's own choice.
+        backbone: further arguments of the backbone, such as {drop_path_rate: 0.1}.
+        data: digits, mnist5k, folder:PATH (train/ and val/ with a folder a class), or timm:NAME.
+        loader: reading and batching.
+        augment: augmentation.
+        optimizer: optimiser.
+        schedule: learning rate and temperature over time.
+        ema: moving average of the weights.
+        run: seed, precision, devices.
+    """
+
+    model: str = "kw1x_resnet18"
+    method: Mapping[str, Any] | None = None
+    where: str | list[str] | None = None
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    data: str = "digits"
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for YAML or JSON."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """The inverse of :meth:`to_dict`; fields that are missing keep their defaults.
+
+        Raises:
+            DynaconvError: on unknown fields, or values outside their domain.
+        """
+        return _build(cls, values, "recipe")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _build(cls: type, values: Mapping[str, Any], name: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise DynaconvError(f"{name} is a {type(values).__name__}; expected a mapping of fields")
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise DynaconvError(f"{name} has unknown fields {unknown}; known are {sorted(known)}")
+    built = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if is_dataclass(hint):
+            value = _build(typing.cast(type, hint), value, key)
+        elif typing.get_origin(hint) is tuple and isinstance(value, list):
+            value = tuple(value)
+        elif not _fits(value, hint):
+            raise DynaconvError(f"{name}.{key}={value!r}; expected {hint}")
+        built[key] = value
+    return cls(**built)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    kind = origin or hint
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int and isinstance(value, bool):
+        return False
+    return isinstance(value, kind)

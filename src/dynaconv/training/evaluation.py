@@ -1,0 +1,77 @@
+"""`evaluate` as a plain function: a saved network on the validation images of a source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dynaconv.checkpoints.native import load_checkpoint
+from dynaconv.errors import DynaconvError
+from dynaconv.training._lightning import Trainer, quiet_lightning
+from dynaconv.training.config import LoaderConfig, Recipe
+from dynaconv.training.data import ImageDataModule
+from dynaconv.training.module import ClassificationModule
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | None = None,
+    *,
+    loader: LoaderConfig | None = None,
+    accelerator: str = "auto",
+    precision: str = "32-true",
+    progress_bar: bool = False,
+) -> dict[str, float]:
+    """Judge a saved network on the validation images of a data source.
+
+    Args:
+        checkpoint: name of the pair of files, such as ``runs/<name>/<time>/best``.
+        data: a source, see :func:`dynaconv.training.sources.open_source`; the one it was trained on if None.
+        loader: batch size, workers, splits; how an image is prepared comes from the checkpoint.
+        accelerator: Lightning's.
+        precision: Lightning's.
+        progress_bar: show Lightning's progress bar.
+
+    Returns:
+        ``val_loss``, ``val_top1`` and, with more than five classes, ``val_top5``; accuracies are shares of 1.
+
+    Raises:
+        CheckpointError: if the checkpoint can not be loaded.
+        DynaconvError: if the data have other classes than the network.
+    """
+    model, description = load_checkpoint(checkpoint)
+    classes = list(description["classes"])
+    options = replace(
+        loader or LoaderConfig(),
+        image_size=description["image_size"],
+        in_chans=description["model"]["in_chans"],
+        crop_pct=description["crop_pct"],
+        interpolation=description["interpolation"],
+    )
+    images = ImageDataModule(data or description["data"], options)
+    images.setup()
+    if list(images.classes) != classes:
+        raise DynaconvError(
+            f"{images.data} has {len(images.classes)} classes ({_shorten(images.classes)}) and {checkpoint} knows "
+            f"{len(classes)} ({_shorten(classes)}); expected the same names in the same order"
+        )
+    images.mean, images.std = tuple(description["mean"]), tuple(description["std"])
+    module = ClassificationModule(model, Recipe(), len(classes))
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator=accelerator,
+            precision=precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress_bar,
+            use_distributed_sampler=False,
+        )
+        metrics = trainer.validate(module, datamodule=images, verbose=False)[0]
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _shorten(names: Any) -> str:
+    return ", ".join(list(names)[:4]) + (", ..." if len(names) > 4 else "")

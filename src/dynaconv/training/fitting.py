@@ -1,0 +1,240 @@
+"""`fit` and `resume` as plain functions: Lightning's Trainer with this package's callbacks."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+import dynaconv
+from dynaconv.config import config_from_dict
+from dynaconv.errors import DynaconvError
+from dynaconv.training._lightning import (
+    Callback,
+    RichProgressBar,
+    TensorBoardLogger,
+    Trainer,
+    quiet_lightning,
+    rank_zero_only,
+)
+from dynaconv.training.callbacks import IterationSeed, TemperatureCallback
+from dynaconv.training.config import Recipe
+from dynaconv.training.curves import save_curves
+from dynaconv.training.data import ImageDataModule
+from dynaconv.training.ema import EmaCallback
+from dynaconv.training.history import History, Row
+from dynaconv.training.module import ClassificationModule
+from dynaconv.training.sampling import seeded
+from dynaconv.training.saving import RESUME_FILE, RunCheckpoint
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run came to.
+
+    Args:
+        run_dir: folder with config.yaml, metrics.csv, curves.png, tensorboard/, best, last and last.ckpt.
+        best: common name of the best checkpoint's two files, for `load_checkpoint`.
+        best_top1: validation accuracy of the best epoch, a share of 1.
+        parameters: of the network.
+        rows: figures of every epoch, columns as in :data:`dynaconv.training.history.COLUMNS`.
+    """
+
+    run_dir: Path
+    best: Path
+    best_top1: float
+    parameters: int
+    rows: list[Row]
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median training time of an epoch, without validation."""
+        times = sorted(row["seconds"] for row in self.rows)
+        return times[len(times) // 2] if times else 0.0
+
+
+def fit(
+    recipe: Recipe,
+    run_dir: str | Path,
+    *,
+    report: Callable[[Row], None] | None = None,
+    progress_bar: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+) -> FitResult:
+    """Train a network from its start.
+
+    Args:
+        recipe: what to train on what, and how.
+        run_dir: where everything goes; must not hold a run yet.
+        report: called with the figures of every epoch.
+        progress_bar: show Lightning's progress bar with loss, accuracy and tau.
+        callbacks: further Lightning callbacks.
+
+    Raises:
+        DynaconvError: if the folder holds a run, or the recipe can not be carried out.
+    """
+    folder = Path(run_dir)
+    if (folder / RESUME_FILE).exists():
+        raise DynaconvError(f"{folder} already holds a run; resume it, or choose another folder")
+    return _run(recipe, folder, None, report, progress_bar, callbacks)
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    report: Callable[[Row], None] | None = None,
+    progress_bar: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+) -> FitResult:
+    """Continue a run exactly where its last checkpoint was written; a finished run is returned as it is.
+
+    Raises:
+        DynaconvError: if the folder holds no run that can be resumed.
+    """
+    folder = Path(run_dir)
+    missing = [name for name in (CONFIG_FILE, RESUME_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise DynaconvError(
+            f"{folder} has no {' and no '.join(missing)}, so there is nothing to resume; expected the folder of a run, "
+            "such as runs/<name>/<time>"
+        )
+    recipe = load_recipe(folder / CONFIG_FILE)
+    return _run(recipe, folder, folder / RESUME_FILE, report, progress_bar, callbacks)
+
+
+def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a recipe at its random start, and the arguments that make it, as plain types.
+
+    Args:
+        recipe: ``model``, ``method``, ``where``, ``backbone`` and the seed of the start.
+        num_classes: length of the logits.
+        in_chans: channels of the images.
+    """
+    config = None if recipe.method is None else config_from_dict(recipe.method)
+    description = {
+        "name": recipe.model,
+        "config": None if config is None else config.to_dict(),
+        "where": recipe.where,
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "backbone_kwargs": dict(recipe.backbone),
+    }
+    with seeded(recipe.run.seed):
+        model = dynaconv.create_model(
+            recipe.model,
+            config=config,
+            where=recipe.where,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            **recipe.backbone,
+        )
+    return model, description
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from YAML.
+
+    Raises:
+        DynaconvError: if it is no YAML, or no recipe.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise DynaconvError(f"{path} can not be read as YAML: {error}") from error
+    return Recipe.from_dict(values)
+
+
+@rank_zero_only
+def prepare_folder(recipe: Recipe, folder: Path) -> None:
+    """Make a run's folder and write its recipe, in the first of several processes alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, folder / CONFIG_FILE)
+
+
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Write a recipe as YAML, in one move."""
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    checkpoint: Path | None,
+    report: Callable[[Row], None] | None,
+    progress_bar: bool,
+    callbacks: tuple[Callback, ...],
+) -> FitResult:
+    images = ImageDataModule.from_recipe(recipe)
+    images.setup()
+    model, arguments = build_model(recipe, len(images.classes), images.in_chans)
+    description = {"model": arguments, "data": recipe.data, **images.preprocessing()}
+    prepare_folder(recipe, folder)
+
+    module = ClassificationModule(model, recipe, len(images.classes))
+    history = History(folder / "metrics.csv", report)
+    saving = RunCheckpoint(folder, description, recipe.run.checkpoint_every)
+    every = [
+        IterationSeed(recipe.run.seed),
+        TemperatureCallback(recipe.schedule.temperature_length),
+        history,
+        saving,
+    ]
+    if recipe.ema.decay is not None:
+        every.append(EmaCallback(recipe.ema))
+    if progress_bar:
+        every.append(RichProgressBar())
+    with quiet_lightning(), seeded(recipe.run.seed):
+        trainer = _trainer(recipe, folder, [*every, *callbacks], progress_bar)
+        with _interruptible():
+            trainer.fit(module, datamodule=images, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        save_curves({recipe.model: history.rows}, folder / "curves.png")
+    parameters = sum(p.numel() for p in model.parameters())
+    return FitResult(folder, folder / "best", saving.best_top1, parameters, history.rows)
+
+
+def _trainer(recipe: Recipe, folder: Path, callbacks: list[Callback], progress_bar: bool) -> Trainer:
+    run = recipe.run
+    try:
+        return Trainer(
+            max_epochs=recipe.schedule.epochs,
+            accelerator=run.accelerator,
+            devices=run.devices,
+            strategy=run.strategy,
+            precision=run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
+            accumulate_grad_batches=run.accumulate,
+            gradient_clip_val=recipe.optimizer.clip_norm,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False),
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_checkpointing=True,
+            enable_model_summary=False,
+            enable_progress_bar=progress_bar,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, RuntimeError) as error:  # MisconfigurationException is neither alone in every version
+        raise DynaconvError(f"Lightning's Trainer refuses run={run}: {error}") from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Lightning ends the process instead, and ignores Ctrl-C from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from stop
+        raise

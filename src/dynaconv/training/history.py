@@ -1,0 +1,83 @@
+"""The run's figures, one row an epoch: kept in the checkpoint, written as CSV, and shown to whoever asks."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dynaconv
+from dynaconv.training._lightning import Callback, LightningModule, Trainer
+
+Row = dict[str, Any]
+COLUMNS: tuple[str, ...] = (
+    "epoch", "step", "lr", "tau", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "seconds"
+)  # fmt: skip
+"""Epochs count from 1; steps are the optimiser's, accuracies shares of 1, seconds without validation."""
+
+
+class History(Callback):
+    """Collects a row an epoch.
+
+    Args:
+        path: the CSV file, rewritten with every row; None for none.
+        report: called with each new row.
+    """
+
+    def __init__(self, path: Path | None = None, report: Callable[[Row], None] | None = None) -> None:
+        self.path, self.report = path, report
+        self.rows: list[Row] = []
+        self._clock = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock: a run resumed within an epoch gets no other start."""
+        self._clock = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._clock = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._clock -= time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clock run on."""
+        self._clock += time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the epoch's row."""
+        row: Row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "tau": dynaconv.get_temperature(pl_module),
+            "seconds": round(time.perf_counter() - self._clock, 3),
+        }
+        row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k in COLUMNS and k not in row}
+        self.rows.append({name: row.get(name) for name in COLUMNS})
+        if trainer.is_global_zero:
+            if self.path is not None:
+                write_csv(self.path, self.rows)
+            if self.report is not None:
+                self.report(self.rows[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the rows of the run that is resumed."""
+        self.rows = list(state_dict["rows"])
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the columns of :data:`COLUMNS`; the file is replaced in one move."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)

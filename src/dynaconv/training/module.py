@@ -1,0 +1,162 @@
+"""The LightningModule: loss, accuracy, optimiser and learning rate of image classification."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from dynaconv.errors import DynaconvError, require
+from dynaconv.training._lightning import LightningModule
+from dynaconv.training.augment import make_mixer
+from dynaconv.training.config import OptimizerConfig, Recipe
+
+Batch = tuple[Tensor, Tensor]
+
+
+def learning_rate_factor(step: int, total: int, warmup: int, floor: float) -> float:
+    """Learning rate at an optimiser step, relative to its peak: linear warm-up, then a cosine.
+
+    Args:
+        step: optimiser steps done, from 0.
+        total: optimiser steps of the whole run.
+        warmup: optimiser steps of the warm-up, of which the first is already above 0.
+        floor: value at the end.
+
+    >>> [round(learning_rate_factor(s, total=8, warmup=4, floor=0.0), 3) for s in range(9)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    share = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """An optimiser of timm's factory; parameters of one dimension have no weight decay.
+
+    Raises:
+        DynaconvError: if timm does not know the name, or the optimiser does not take the arguments.
+    """
+    factory = require("timm.optim", "train")
+    try:
+        return factory.create_optimizer_v2(
+            model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+        )
+    except (AssertionError, TypeError, ValueError) as error:
+        known = ", ".join(factory.list_optimizers()[:12])
+        raise DynaconvError(f"optimizer.name={config.name!r}: {error}; timm has {known}, ...") from error
+
+
+def use_channels_last(model: nn.Module) -> None:
+    """Lay out 4-d parameters channels_last; ``model.to(memory_format=...)`` refuses the cells of a warehouse (5-d)."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+class ClassificationModule(LightningModule):
+    """A network and how it is trained and judged.
+
+    Logs ``loss`` at every iteration, and at every epoch ``train_loss``, ``train_top1``, ``val_loss``, ``val_top1`` and,
+    with more than five classes, ``val_top5``; accuracies are shares of 1. Training accuracy is against the images' own
+    labels, so mixup and cutmix lower it.
+
+    Args:
+        model: images ``(B, C, H, W)`` to logits ``(B, num_classes)``.
+        recipe: optimiser, schedule, label smoothing, mixup and cutmix.
+        num_classes: length of the logits.
+    """
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int) -> None:
+        super().__init__()
+        self.layout = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
+        if recipe.run.channels_last:
+            use_channels_last(model)
+        self.model = model
+        self.recipe = recipe
+        self.mixer = make_mixer(recipe.augment, num_classes)
+        self.train_top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_top5 = (
+            MulticlassAccuracy(num_classes, top_k=5, average="micro", validate_args=False) if num_classes > 5 else None
+        )
+        # In a tuple, so that it is no submodule: neither saved, nor moved, nor trained with this module.
+        self._stand_in: tuple[nn.Module, ...] = ()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that validation judges and checkpoints hold: the moving average, where there is one."""
+        return self._stand_in[0] if self._stand_in else self.model
+
+    def evaluate_instead(self, model: nn.Module) -> None:
+        """Judge and save another network, the moving average of this one."""
+        self._stand_in = (model,)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        images, labels = batch
+        if self.mixer is None:
+            targets, smoothing = labels, self.recipe.augment.label_smoothing
+        else:
+            (images, targets), smoothing = self.mixer(images, labels), 0.0
+        logits = self.model(images.contiguous(memory_format=self.layout)).float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        self.train_top1(logits.detach(), labels)
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        self.log("train_top1", self.train_top1, prog_bar=True, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy of one batch, without label smoothing."""
+        images, labels = batch
+        logits = self.evaluated(images.contiguous(memory_format=self.layout)).float()
+        loss = F.cross_entropy(logits, labels)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(labels), sync_dist=True)
+        self.val_top1(logits, labels)
+        self.log("val_top1", self.val_top1, prog_bar=True)
+        if self.val_top5 is not None:
+            self.val_top5(logits, labels)
+            self.log("val_top5", self.val_top5)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and the learning rate of every optimiser step."""
+        optimizer = make_optimizer(self.model, self.recipe.optimizer)
+        schedule = self.recipe.schedule
+        total = schedule.epochs * self._steps_per_epoch()
+        warmup = min(total, round(schedule.warmup_epochs * total / schedule.epochs))
+
+        def factor(step: int) -> float:
+            return learning_rate_factor(step, total, warmup, schedule.min_lr_ratio)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch.
+
+        Trainer.estimated_stepping_batches would make the loader before a resumed run's place in it is known, and
+        that place would be lost (Lightning 2.6), so our own data module is asked instead.
+        """
+        iterations = getattr(getattr(self.trainer, "datamodule", None), "iterations_per_epoch", None)
+        if iterations is None:
+            return math.ceil(int(self.trainer.estimated_stepping_batches) / self.recipe.schedule.epochs)
+        return math.ceil(iterations / self.trainer.accumulate_grad_batches)
+
+
+def classification_module(module: LightningModule) -> ClassificationModule:
+    """The module as what callbacks of this package need.
+
+    Raises:
+        DynaconvError: if it is another kind of LightningModule.
+    """
+    if not isinstance(module, ClassificationModule):
+        raise DynaconvError(f"this callback works with a ClassificationModule, not with a {type(module).__name__}")
+    return module

@@ -1,0 +1,162 @@
+"""Batches as a pure function of (seed, epoch, position), so that a resumed run sees what an uninterrupted one sees.
+
+Lightning saves and restores the state of a loader that has ``state_dict`` and ``load_state_dict``;
+:class:`ResumableLoader` gives ours that, and :class:`SeededDataset` gives every image its own random stream, whichever
+worker decodes it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dynaconv.errors import DynaconvError
+
+
+def derive_seed(*parts: int) -> int:
+    """Mix whole numbers into one 32-bit seed; neighbouring numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def seed_everywhere(seed: int) -> None:
+    """Seed Python, numpy and torch: timm and torchvision draw from all three."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (timm draws from the legacy generator)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed inside the block, and leave the generators outside as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+
+
+class EpochBatches:
+    """Batches of (image number, seed), shuffled anew each epoch.
+
+    Args:
+        length: number of images.
+        batch_size: images a batch, of this process.
+        shuffle: shuffle by (seed, epoch); otherwise in order.
+        drop_last: drop an incomplete last batch, unless it is the only one.
+        seed: of the run.
+        rank: this process, of ``world_size``; each gets the same number of images, the first ones twice if needed.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if length < 1:
+            raise DynaconvError("there are no images to make batches of; expected at least one")
+        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.share = -(-length // world_size)
+        full, rest = divmod(self.share, batch_size)
+        self.count = full if rest == 0 or (drop_last and full) else full + 1
+        self.epoch = 0
+        self.start = 0
+
+    @property
+    def sampler(self) -> EpochBatches:
+        """Where Lightning looks for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; a change of epoch starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first, self.start = self.start, 0
+        epoch = self.epoch
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        own = np.resize(order, self.share * self.world_size)[self.rank :: self.world_size]
+        for batch in range(first, self.count):
+            chosen = own[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(int(i), derive_seed(self.seed, epoch, int(i))) for i in chosen]
+
+
+class SeededDataset(Dataset[Any]):
+    """A dataset of (PIL image, label) whose random transform draws from the seed that comes with the index.
+
+    Args:
+        images: anything with ``len`` and items (PIL image, label).
+        transform: from PIL image to tensor.
+    """
+
+    def __init__(self, images: Any, transform: Callable[[Any], Any]) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int]:
+        index, seed = key
+        image, label = self.images[index]
+        with seeded(seed):
+            return self.transform(image), int(label)
+
+
+class ResumableLoader:
+    """A loader that knows where it is: counts the batches it gave and can start from any of them.
+
+    Args:
+        loader: iterable that follows ``batches``.
+        batches: the order, whose ``start`` and ``epoch`` this sets.
+    """
+
+    def __init__(self, loader: Iterable[Any], batches: EpochBatches) -> None:
+        self.loader, self.batch_sampler = loader, batches
+        self._given = 0
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._given = self.batch_sampler.start
+        # Made now, not at the first batch: workers start decoding while the network is still being set up.
+        return self._count(iter(self.loader))
+
+    def _count(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and batches of it that were given."""
+        return {"epoch": self.batch_sampler.epoch, "given": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue after the batches that were given."""
+        finished = state["given"] >= len(self)
+        self.batch_sampler.epoch = state["epoch"] + finished
+        self.batch_sampler.start = self._given = 0 if finished else state["given"]

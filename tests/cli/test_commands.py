@@ -1,0 +1,201 @@
+"""Every command from end to end, on a network that trains in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import dynaconv.training.demo as demo
+from dynaconv.cli.main import main
+from dynaconv.cli.options import epoch_line, expand_short, format_table
+from dynaconv.training import LoaderConfig
+from dynaconv.training.sources import open_source
+from tests.training.tiny import METHOD, tiny_recipe
+
+TRAIN = [
+    "train", "--model", "resnet18", "--method.partition", "channel", "--method.budget", "1",
+    "--backbone.channels", "[16,16,32,32]", "--data", "digits", "--image-size", "16", "--batch-size", "16",
+    "--loader.limit", "32", "--epochs", "1", "--seed", "3", "--run.accelerator", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    assert main([*TRAIN, "--out", str(out), "--name", "tiny", "--run-id", "one"]) == 0
+    return out / "tiny" / "one"
+
+
+@pytest.fixture
+def digit(tmp_path) -> Path:
+    images = open_source("digits", LoaderConfig()).val.images
+    path = tmp_path / "digit.png"
+    Image.fromarray(np.asarray(images[0, 0])).save(path)
+    return path
+
+
+def test_train_writes_a_run(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["method"] == {"partition": "channel", "budget": 1}
+    assert config["run"]["seed"] == 3
+    assert (run / "best.safetensors").is_file()
+    assert len((run / "metrics.csv").read_text().splitlines()) == 2
+
+
+def test_train_says_where_things_are(tmp_path, capsys):
+    assert main([*TRAIN, "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    folder = next((tmp_path / "resnet18").iterdir())
+    assert f"everything goes to {folder}" in text
+    assert "epoch 1/1  loss" in text
+    assert "tau 0.00" in text
+    assert f"dynaconv eval {folder / 'best'}" in text
+
+
+def test_train_from_a_file_and_resume(run, tmp_path, capsys):
+    arguments = ["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path), "--name", "a", "--run-id", "b"]
+    assert main(arguments) == 0
+    again = yaml.safe_load((tmp_path / "a" / "b" / "config.yaml").read_text())
+    assert again == yaml.safe_load((run / "config.yaml").read_text())
+    recipe = {**again, "schedule": {**again["schedule"], "epochs": 2}}
+    (tmp_path / "a" / "b" / "config.yaml").write_text(yaml.safe_dump(recipe))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "a" / "b")]) == 0
+    text = capsys.readouterr().out
+    assert "epoch 2/2" in text
+    assert "epoch 1/2" not in text
+
+
+def test_train_refuses_a_folder_with_a_run(run, capsys):
+    arguments = [*TRAIN, "--out", str(run.parent.parent), "--name", "tiny", "--run-id", "one"]
+    assert main(arguments) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_eval(run, capsys):
+    assert main(["eval", str(run / "best"), "--accelerator", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert main(["eval", str(run / "best"), "--accelerator", "cpu", "--batch-size", "7", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert f"top-1 {metrics['val_top1']:.2%}, top-5 {metrics['val_top5']:.2%}" in text
+
+
+def test_predict(run, digit, capsys):
+    assert main(["predict", str(digit), str(digit), "--checkpoint", str(run / "best"), "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert lines[:3] == lines[3:]
+    assert lines[0].startswith(str(digit))
+    assert lines[0].endswith("%")
+
+
+def test_predict_json(run, digit, capsys):
+    assert main(["predict", str(digit), "--checkpoint", str(run / "best"), "--top", "99", "--json"]) == 0
+    entry = json.loads(capsys.readouterr().out)[0]
+    shares = [item["probability"] for item in entry["classes"]]
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    assert shares == sorted(shares, reverse=True)
+    assert {item["class"] for item in entry["classes"]} == {str(i) for i in range(10)}
+
+
+def test_predict_agrees_with_the_validation(run, tmp_path):
+    """The file path and the memory path see the same digits."""
+    import torch
+
+    from dynaconv.checkpoints.native import load_checkpoint
+    from dynaconv.training import ImageDataModule, predict
+
+    data = ImageDataModule("digits", LoaderConfig(image_size=16, batch_size=20))
+    data.setup()
+    images, _ = next(iter(data.val_dataloader()))
+    with torch.inference_mode():
+        expected = load_checkpoint(run / "best")[0](images).softmax(1)
+    paths = []
+    for i in range(20):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(np.asarray(data.source.val.images[i, 0])).save(paths[-1])
+    found = predict(run / "best", paths, top=10)
+    values = torch.tensor([[dict(p.classes)[str(c)] for c in range(10)] for p in found])
+    torch.testing.assert_close(values, expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("none.png", "there is no image"), ("text.png", "can not be read as an image")]
+)
+def test_predict_bad_image(run, tmp_path, capsys, name, text):
+    (tmp_path / "text.png").write_text("no image")
+    assert main(["predict", str(tmp_path / name), "--checkpoint", str(run / "best")]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_plan(capsys, tmp_path):
+    assert main(["plan", "kw1d2x_resnet18"]) == 0
+    preset = capsys.readouterr().out
+    assert "7,431,044" in preset
+    assert main(["plan", "resnet18", "--method.budget", "0.5", "--method.cell_scale", "0.5"]) == 0
+    assert "7,431,044" in capsys.readouterr().out
+    config = tmp_path / "kw.yaml"
+    config.write_text("method: {budget: 0.5, cell_scale: 0.5}\n")
+    assert main(["plan", "resnet18", "--config", str(config)]) == 0
+    assert "7,431,044" in capsys.readouterr().out
+    assert main(["plan", "resnet18", "--where", "layer4.*"]) == 0
+    assert "layer3.0.conv1" not in capsys.readouterr().out.partition("left static")[0]
+
+
+def test_models(capsys):
+    assert main(["models", "kw1*x_resnet18"]) == 0
+    text = capsys.readouterr().out
+    assert "paper's top-1 %" in text
+    line = next(line for line in text.splitlines() if line.startswith("kw1x_resnet18"))
+    assert "11,932,148" in line
+    assert "74.77" in line
+    assert "kw4x" not in text
+    assert main(["models"]) == 0
+    assert "kw1x_convnext_tiny" in capsys.readouterr().out
+
+
+def test_demo(tmp_path, capsys, monkeypatch):
+    """The whole command; the networks are thinner here than there."""
+
+    def small(config, *, data, epochs, seed):
+        return tiny_recipe(method=None if config is None else METHOD, schedule=demo.ScheduleConfig(epochs=epochs))
+
+    monkeypatch.setattr(demo, "demo_recipe", small)
+    for _ in range(2):  # the second replaces the first
+        assert main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 0
+    text = capsys.readouterr().out
+    for label, figure in (("static", "70.44 %"), ("KW 1/2x", "73.33 %"), ("KW 1x", "74.77 %")):
+        line = next(line for line in text.splitlines() if line.startswith(f"ResNet18, {label} "))
+        assert figure in line
+    assert (tmp_path / "curves.png").is_file()
+    for folder in ("static", "kw-half", "kw-one"):
+        assert (tmp_path / folder / "best.safetensors").is_file()
+    assert f"dynaconv eval {tmp_path / 'kw-half' / 'best'}" in text
+
+
+def test_demo_compares_on_one_recipe():
+    recipes = [demo.demo_recipe(c.config, data="digits", epochs=5, seed=2).to_dict() for c in demo.contenders()]
+    methods = [recipe.pop("method") for recipe in recipes]
+    assert recipes[0] == recipes[1] == recipes[2]
+    assert methods[0] is None
+    assert (methods[1]["budget"], methods[2]["budget"]) == (0.5, 1.0)
+
+
+def test_short_flags():
+    assert expand_short(["--epochs", "3", "--lr=0.1", "--data", "x"]) == [
+        "--schedule.epochs", "3", "--optimizer.lr=0.1", "--data", "x",
+    ]  # fmt: skip
+
+
+def test_table():
+    assert format_table(("a", "bb"), [("long", "1")]).splitlines() == ["a     bb", "--------", "long   1"]
+
+
+def test_epoch_line_leaves_out_what_is_not_there(capsys):
+    epoch_line(4, "x ")({"epoch": 2, "train_loss": 1.0, "val_top1": None, "tau": None, "seconds": 2.0})
+    assert capsys.readouterr().out == "x epoch 2/4  loss 1.000  2.0 s\n"
