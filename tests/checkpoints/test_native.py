@@ -10,7 +10,7 @@ from torch import nn
 
 import dynaconv
 from dynaconv.checkpoints.native import load_checkpoint, read_recipe, save_checkpoint
-from dynaconv.errors import CheckpointError
+from dynaconv.errors import CheckpointError, LostWarehouseError
 
 MODEL = {
     "name": "resnet18",
@@ -189,3 +189,11 @@ def test_recipe_is_checked(tmp_path):
     with pytest.raises(CheckpointError, match="plain types"):
         save_checkpoint(tmp_path / "x", model, {"model": {}, "device": torch.device("cpu")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_without_its_shared_cells_is_not_saved(tmp_path):
+    model = dynaconv.create_model("kw1x_resnet18", num_classes=3)
+    del model.warehouses
+    with pytest.raises(LostWarehouseError, match="neither trained nor saved"):
+        save_checkpoint(tmp_path / "lost", model, {"model": {"name": "kw1x_resnet18"}})
+    assert not list(tmp_path.iterdir())

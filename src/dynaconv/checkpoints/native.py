@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dynaconv._version import __version__
 from dynaconv.config import config_from_dict
 from dynaconv.errors import CheckpointError
+from dynaconv.nn import check_linked
 
 FORMAT = 1
 """Version of the layout of the JSON file."""
@@ -44,12 +45,14 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: if ``recipe`` has no model, a key is given twice, or a value is no plain type.
+        LostWarehouseError: if the network does not own the cells that its layers share.
     """
     base = base_path(path)
     if "model" not in recipe:
         raise CheckpointError(f"recipe has the keys {sorted(recipe)} and no 'model'; expected create_model's arguments")
     if twice := sorted(set(recipe) & set(extra or {})):
         raise CheckpointError(f"{twice} are both in recipe and in extra; give each key once")
+    check_linked(model)
     tensors, aliases = _own_memory(model.state_dict())
     identifier = uuid.uuid4().hex
     header = {"format": FORMAT, "dynaconv": __version__, "id": identifier, "aliases": aliases}
