@@ -23,13 +23,14 @@ class CellGrid(NamedTuple):
         return self.spatial * self.out_blocks * self.in_blocks
 
 
-def _channel_gcds(specs: Sequence[LayerSpec]) -> tuple[int, int]:
+def channel_gcds(specs: Sequence[LayerSpec]) -> tuple[int, int]:
+    """Greatest common divisors of the layers' out-channels, and of their in-channels per group."""
     return math.gcd(*(s.out_channels for s in specs)), math.gcd(*(s.in_channels // s.groups for s in specs))
 
 
 def paper_scale(specs: Sequence[LayerSpec], budget: float) -> tuple[float, float]:
     """The paper's size of a cell: the gcd for b >= 1, half of it below, where it can be halved."""
-    out_channels, in_channels = (0.5 if budget < 1 and gcd % 2 == 0 else 1.0 for gcd in _channel_gcds(specs))
+    out_channels, in_channels = (0.5 if budget < 1 and gcd % 2 == 0 else 1.0 for gcd in channel_gcds(specs))
     return out_channels, in_channels
 
 
@@ -80,7 +81,7 @@ def cell_shape(
             )
     if partition == "none":
         return first.kernel_shape
-    out_channels, in_channels = map(_scaled, _channel_gcds(specs), scale)
+    out_channels, in_channels = map(_scaled, channel_gcds(specs), scale)
     kernel = first.kernel_size if partition == "channel" else (1,) * len(first.kernel_size)
     return (out_channels, in_channels, *kernel)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.errors import PlanError
+from dynaconv.planning.partition import channel_gcds
 from dynaconv.planning.spec import LayerSpec
 from dynaconv.planning.structure import Stage, Structure, read_structure
 
@@ -30,10 +30,6 @@ def _kind(spec: LayerSpec, in_block: bool, split_pointwise: bool) -> str:
     return kind
 
 
-def _channel_gcd(specs: Sequence[LayerSpec]) -> tuple[int, int]:
-    return math.gcd(*(s.out_channels for s in specs)), math.gcd(*(s.in_channels for s in specs))
-
-
 def _share_across_kernel_sizes(specs: Sequence[LayerSpec], homes: dict[str, Home]) -> dict[str, Home]:
     """Let point-wise layers share with a range's spatial convolutions where that does not shrink the latter's cells.
 
@@ -48,7 +44,7 @@ def _share_across_kernel_sizes(specs: Sequence[LayerSpec], homes: dict[str, Home
             continue
         spatial = members.get((place, "conv"), [])
         pointwise = [s for (p, k), group in members.items() if p == place and k.startswith("pointwise") for s in group]
-        if spatial and _channel_gcd([*spatial, *pointwise]) == _channel_gcd(spatial):
+        if spatial and channel_gcds([*spatial, *pointwise]) == channel_gcds(spatial):
             shared.update({s.name: (place, "conv") for s in layers})
     return shared
 
