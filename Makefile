@@ -23,8 +23,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/dynaconv demo
 
+# One thread a process: the networks are tiny, and more would only wait for each other.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --quiet  # one thread a process: tiny networks, two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --quiet
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
