@@ -1,6 +1,6 @@
 """Shape-only cost model: which order of products and which backend to use.
 
-Counts are multiply-adds a sample; the thresholds were measured on a CPU (``benchmarks/orders.py``).
+Counts are multiply-adds a sample; the constants fit what ``benchmarks/orders.py`` measured on two CPU cores.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dynaconv.ops.geometry import Geometry
 
 CONV_BACKENDS = ("grouped", "loop", "matmul")
-SMALL_MAP = 200  # output positions up to which one batched product beats a convolution per sample
+SMALL_KERNEL = 64 * 64 * 9  # elements up to which one grouped convolution beats a convolution a sample
+OUTPUTS_HEAD_START = 2.2  # a multiply-add of a static convolution costs less than one of mixing and moving kernels
 
 
 def kernels_first_madds(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> int:
@@ -30,17 +31,17 @@ def outputs_first_madds(x: Sequence[int], cells: Sequence[int], grid: tuple[int,
 
 
 def cheapest_order(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> str:
-    """``"kernels"`` or ``"outputs"``, whichever needs fewer multiply-adds. Grouped layers mix kernels."""
+    """``"kernels"`` or ``"outputs"``, whichever should take less time. Grouped layers mix kernels."""
     if geometry.groups != 1:
         return "kernels"
     outputs = outputs_first_madds(x, cells, grid, geometry)
-    return "outputs" if outputs < kernels_first_madds(x, cells, grid, geometry) else "kernels"
+    return "outputs" if outputs < OUTPUTS_HEAD_START * kernels_first_madds(x, cells, grid, geometry) else "kernels"
 
 
 def cheapest_conv_backend(x: Sequence[int], kernels: Sequence[int], geometry: Geometry) -> str:
     """Backend of the per-sample convolution for an input and kernels of these shapes."""
     if x[0] == 1 or geometry.groups != 1:
         return "grouped"
-    if math.prod(geometry.output_size(x[2:])) <= SMALL_MAP or geometry.is_pointwise:
+    if geometry.is_pointwise:
         return "matmul"
-    return "loop"
+    return "grouped" if math.prod(kernels[1:]) <= SMALL_KERNEL else "loop"

@@ -41,7 +41,7 @@ def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
 
 
 def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """A plain convolution per sample: best on large maps, where one fills the machine."""
+    """A plain convolution per sample: best for large kernels, each of which fills the machine."""
     samples = zip(
         x.split(1), kernels.unbind(), strict=True
     )  # views whose gradients are joined once, not summed B times
@@ -49,7 +49,7 @@ def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
 
 
 def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """Patches times kernels as one batched product: best on small maps. No groups."""
+    """Patches times kernels as one batched product: best for 1x1 kernels. No groups."""
     batch, out_channels = kernels.shape[:2]
     out = geometry.output_size(x.shape[2:])
     columns = gather_patches(x, geometry)
