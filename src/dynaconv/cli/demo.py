@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynaconv.cli.options import epoch_line, format_table, make_parser, on_terminal, quiet_logs
+from dynaconv.cli.options import command_name, epoch_line, format_table, make_parser, on_terminal, quiet_logs
 from dynaconv.errors import DynaconvError
 
 DESCRIPTION = """Train a small ResNet18 three times on the same recipe and embedded images: static, with half
@@ -89,8 +89,9 @@ def run(arguments: Sequence[str]) -> None:
     print(f"\n{time.perf_counter() - began:.0f} s in all. Curves: {result.curves}. Checkpoints and figures:")
     for _, fitted in result.runs:
         print(f"  {fitted.run_dir}/  best.safetensors + best.json, metrics.csv, config.yaml")
+    command = command_name()
     print("\nTry next:")
-    print(f"  dynaconv eval {best}")
-    print(f"  dynaconv predict IMAGE.png --checkpoint {best} --top 3")
-    print("  dynaconv plan resnet18 --method.budget 0.5        what a budget does to a network")
-    print("  dynaconv train --model kw1x_resnet18 --data folder:PATH   your own images")
+    print(f"  {command} eval {best}")
+    print(f"  {command} predict IMAGE.png --checkpoint {best} --top 3")
+    print(f"  {command} plan resnet18 --method.budget 0.5        what a budget does to a network")
+    print(f"  {command} train --model kw1x_resnet18 --data folder:PATH   your own images")

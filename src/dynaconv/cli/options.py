@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -121,6 +122,11 @@ def epoch_line(epochs: int, prefix: str = "") -> Callable[[Mapping[str, Any]], N
         print("  ".join([*parts, f"{row['seconds']:.1f} s"]), flush=True)
 
     return show
+
+
+def command_name() -> str:
+    """How to call the command line from here: by its name where it is on the path, else as it was called just now."""
+    return "dynaconv" if shutil.which("dynaconv") else sys.argv[0]
 
 
 def on_terminal() -> bool:
