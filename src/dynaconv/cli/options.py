@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from dynaconv.config import CONFIGS
@@ -126,7 +127,8 @@ def epoch_line(epochs: int, prefix: str = "") -> Callable[[Mapping[str, Any]], N
 
 def command_name() -> str:
     """How to call the command line from here: by its name where it is on the path, else as it was called just now."""
-    return "dynaconv" if shutil.which("dynaconv") else sys.argv[0]
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "dynaconv" and not shutil.which("dynaconv") else "dynaconv"
 
 
 def on_terminal() -> bool:

@@ -108,4 +108,5 @@ def run(arguments: Sequence[str]) -> None:
         raise
     say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
     say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
-    say(f"next:  dynaconv eval {result.best}    dynaconv predict IMAGE... --checkpoint {result.best}")
+    command = command_name()
+    say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")
