@@ -9,6 +9,7 @@ from typing import Any
 
 from dynaconv.cli.options import (
     SHORT,
+    command_name,
     epoch_line,
     expand_short,
     make_parser,
