@@ -141,9 +141,9 @@ class KernelWarehouseConfig:
         """Temperature tau after a share of its schedule: linear from 1 to 0 (section 3.3 of the paper).
 
         Args:
-            progress: share of the schedule that has passed, 0 to 1; beyond 1 stays at the end.
+            progress: share of the schedule that has passed, 0 to 1; before and beyond it stays at its ends.
         """
-        return max(0.0, 1.0 - progress)
+        return min(1.0, max(0.0, 1.0 - progress))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON or YAML.

@@ -386,3 +386,12 @@ def test_made_without_memory_then_loaded():
         dynaconv.set_temperature(bare, tau)
         dynaconv.set_temperature(full, tau)
         torch.testing.assert_close(bare.eval()(x), full.eval()(x))
+
+
+def test_a_plan_of_a_smaller_network_is_refused():
+    plan = dynaconv.plan(timm.create_model("resnet18"), KernelWarehouseConfig())
+    model = timm.create_model("resnet34")
+    with pytest.raises(PlanError, match=r"made for another network.*layer1.2.conv1"):
+        dynaconv.convert(model, plan)
+    assert not list(dynaconv.dynamic_layers(model))
+    dynaconv.convert(timm.create_model("resnet18", num_classes=3), plan)  # another head is no other network

@@ -161,7 +161,7 @@ def test_temperature_is_saved_and_checked():
     with pytest.raises(DynaconvError, match=r"temperature 1\.5 is out of range"):
         dynaconv.set_temperature(layer, 1.5)
     assert dynaconv.get_temperature(nn.Conv2d(1, 1, 1)) is None
-    assert [dynaconv.temperature_at(layer, p) for p in (0, 0.25, 1, 3)] == [1, 0.75, 0, 0]
+    assert [dynaconv.temperature_at(layer, p) for p in (-1, 0, 0.25, 1, 3)] == [1, 1, 0.75, 0, 0]
 
 
 def network(root=nn.Sequential):

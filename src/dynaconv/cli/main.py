@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from dynaconv._version import __version__
-from dynaconv.errors import DynaconvError
+from dynaconv.errors import DynaconvError, PlanWarning
 
 COMMANDS = {
     "demo": "train a static and two dynamic networks in minutes, and compare",
-    "train": "train a preset, or any timm backbone made dynamic",
+    "train": "train a preset, or any timm backbone, static or made dynamic",
     "eval": "judge a saved network on validation images",
     "predict": "classify image files with a saved network",
     "plan": "show what a conversion would do: who shares what, and what it costs",
@@ -64,14 +66,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dynaconv: no command '{command}'; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        importlib.import_module(MODULES[command]).run(rest)
+        warnings.formatwarning = _as_note
+        with warnings.catch_warnings():
+            if command in ("plan", "eval", "predict"):  # plan prints its notes; a saved network is as it is
+                warnings.simplefilter("ignore", PlanWarning)
+            importlib.import_module(MODULES[command]).run(rest)
     except DynaconvError as error:
-        print(f"dynaconv {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"dynaconv {command}: {' '.join(str(error).replace(chr(10), '; ').split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"dynaconv {command}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = _PLAIN_FORMAT
     return 0
+
+
+_PLAIN_FORMAT = warnings.formatwarning
+
+
+def _as_note(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """A plan's warnings are for the user, who is not served by the line of the library that gave them."""
+    if issubclass(category, PlanWarning):
+        return f"note: {message}\n"
+    return _PLAIN_FORMAT(message, category, *place, **line)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,10 @@ def run(arguments: Sequence[str]) -> None:
     out, name, run_id, folder = (values.pop(key) for key in ("out", "name", "run_id", "resume"))
     values.pop("config")
     values.pop("__default_config__", None)
+    from dynaconv.models import list_models
     from dynaconv.training._lightning import rank_zero_only
     from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
+    from dynaconv.training.saving import RESUME_FILE
 
     say = rank_zero_only(print)  # a run on several devices is several processes
 
@@ -102,10 +104,16 @@ def run(arguments: Sequence[str]) -> None:
         else:
             recipe = Recipe.from_dict(values)
             folder = Path(out) / (name or recipe.model) / (run_id or time.strftime("%Y%m%d-%H%M%S"))
-            say(f"training {recipe.model} on {recipe.data}; everything goes to {folder}", flush=True)
+            static = (
+                " (static: no --method given)" if recipe.method is None and recipe.model not in list_models() else ""
+            )
+            say(f"training {recipe.model}{static} on {recipe.data}; everything goes to {folder}", flush=True)
             result = fit(recipe, folder, report=epoch_line(recipe.schedule.epochs), progress_bar=bar)
     except KeyboardInterrupt:
-        say(f"\nto continue: dynaconv train --resume {folder}")
+        if folder is not None and (Path(folder) / RESUME_FILE).is_file():
+            say(f"\nto continue: {command_name()} train --resume {folder}")
+        else:
+            say("\nnothing to resume yet: the first checkpoint comes after an epoch, or --run.checkpoint_every steps")
         raise
     say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
     say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")

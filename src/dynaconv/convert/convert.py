@@ -9,7 +9,7 @@ from torch import nn
 
 from dynaconv.convert.registry import method_of
 from dynaconv.convert.select import Where, find_candidates, select_layers
-from dynaconv.errors import DynaconvError, PlanWarning
+from dynaconv.errors import DynaconvError, PlanError, PlanWarning
 from dynaconv.planning import Plan
 
 
@@ -69,6 +69,19 @@ def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Pla
     )
 
 
+def _check_same_layers(model: nn.Module, planned: Plan) -> None:
+    """Refuse a plan that was made for a network with other layers."""
+    expected = {layer.name for layer in planned.layers} | set(planned.left_static)
+    found = {spec.name for spec in find_candidates(model).convertible}
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    if missing or extra:
+        raise PlanError(
+            f"the plan was made for another network: it names {missing[:4]} ({len(missing)} layers), which "
+            f"{type(model).__name__} does not have to convert, and does not know {extra[:4]} ({len(extra)} layers); "
+            "plan this network itself"
+        )
+
+
 def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Module:
     """Make a network dynamic, in place.
 
@@ -92,6 +105,7 @@ def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Mod
         if where is not None:
             raise DynaconvError("a plan says already which layers to convert; give where= to dynaconv.plan instead")
         planned = config
+        _check_same_layers(model, planned)
     else:
         planned = _warned(draft_plan(model, config, where))
     return method_of(planned.config).apply(model, planned)

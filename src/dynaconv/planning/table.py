@@ -63,7 +63,7 @@ def plan_notes(plan: Plan) -> list[str]:
             f"the attention branches weigh more than the kernels' cells ({plan.branch_parameters:,} against "
             f"{plan.cell_parameters:,} parameters), {_heaviest(plan)}. {helps}"
         )
-    elif plan.config.budget < 1 and plan.parameters_after > 0.9 * plan.parameters_before:
+    elif plan.config.budget < 1 and plan.cell_parameters + plan.branch_parameters > 0.9 * plan.kernel_parameters:
         notes.append(
             f"the attention branches ({plan.branch_parameters:,} parameters) take back what the budget of "
             f"{plan.config.budget:g} saves, {_heaviest(plan)}. {helps}"
@@ -71,7 +71,7 @@ def plan_notes(plan: Plan) -> list[str]:
     empty = [layer.name for layer in plan.layers if not layer.own_cells and any(layer.rows)]
     if empty:
         notes.append(
-            f"{len(empty)} layers own no cell and start as zero while temperature is 1: {', '.join(empty[:4])}"
+            f"layers that own no cell start as zero while temperature is 1 ({len(empty)}): {', '.join(empty[:4])}"
             f"{' ...' if len(empty) > 4 else ''}. A larger budget, a smaller cell_scale or wider sharing helps"
         )
     return notes

@@ -110,6 +110,12 @@ def resume(
     return _run(recipe, folder, folder / RESUME_FILE, report, progress_bar, callbacks)
 
 
+def findable(data: str) -> str:
+    """A data source's name that still means the same from another folder."""
+    kind, mark, path = data.partition("folder:")
+    return f"{mark}{Path(path).resolve()}" if mark and not kind else data
+
+
 def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a recipe at its random start, and the arguments that make it, as plain types.
 
@@ -177,7 +183,7 @@ def _run(
     images = ImageDataModule.from_recipe(recipe)
     images.setup()
     model, arguments = build_model(recipe, len(images.classes), images.in_chans)
-    description = {"model": arguments, "data": recipe.data, **images.preprocessing()}
+    description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
     prepare_folder(recipe, folder)
 
     module = ClassificationModule(model, recipe, len(images.classes))
