@@ -56,12 +56,10 @@ def room(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path, everywhere: bool = True) -> set[str]:
-    """Dotted names that a file imports; only at its top level unless ``everywhere``."""
-    tree = ast.parse(path.read_text())
-    nodes = ast.walk(tree) if everywhere else tree.body
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, anywhere in it."""
     found = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
