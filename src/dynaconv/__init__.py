@@ -1,4 +1,4 @@
-"""Dynamic convolution for PyTorch: KernelWarehouse as drop-in layers, and any network converted in one line.
+"""Dynamic convolution for PyTorch: KernelWarehouse and its whole family as drop-in layers, any network in one line.
 
 Three verbs::
 
@@ -9,15 +9,47 @@ Three verbs::
 
 from dynaconv._version import __version__
 from dynaconv.checkpoints import load_reference_checkpoint
-from dynaconv.config import KernelWarehouseConfig, config_from_dict
-from dynaconv.convert import convert, plan
+from dynaconv.config import KernelWarehouseConfig, MethodConfig
+from dynaconv.convert import config_from_dict, convert, plan
 from dynaconv.errors import DynaconvError, PlanWarning
 from dynaconv.models import create_model, list_models
 from dynaconv.nn import (
+    CBAM,
+    ECA,
+    SE,
+    CBAMConfig,
+    CGCConfig,
+    CGConv1d,
+    CGConv2d,
+    CGConv3d,
+    CondConv1d,
+    CondConv2d,
+    CondConv3d,
+    CondConvConfig,
+    CondLinear,
+    DCDConfig,
+    DCDConv1d,
+    DCDConv2d,
+    DCDConv3d,
+    DCDLinear,
+    DYConv1d,
+    DYConv2d,
+    DYConv3d,
+    DYConvConfig,
+    ECAConfig,
     KWConv1d,
     KWConv2d,
     KWConv3d,
     KWLinear,
+    ODConv1d,
+    ODConv2d,
+    ODConv3d,
+    ODConvConfig,
+    SEConfig,
+    WeightNetConfig,
+    WeightNetConv1d,
+    WeightNetConv2d,
+    WeightNetConv3d,
     dynamic_layers,
     get_temperature,
     relink,
@@ -27,15 +59,48 @@ from dynaconv.nn import (
 from dynaconv.planning import LayerSpec, Plan
 
 __all__ = [
+    "CBAM",
+    "ECA",
+    "SE",
+    "CBAMConfig",
+    "CGCConfig",
+    "CGConv1d",
+    "CGConv2d",
+    "CGConv3d",
+    "CondConv1d",
+    "CondConv2d",
+    "CondConv3d",
+    "CondConvConfig",
+    "CondLinear",
+    "DCDConfig",
+    "DCDConv1d",
+    "DCDConv2d",
+    "DCDConv3d",
+    "DCDLinear",
+    "DYConv1d",
+    "DYConv2d",
+    "DYConv3d",
+    "DYConvConfig",
     "DynaconvError",
+    "ECAConfig",
     "KWConv1d",
     "KWConv2d",
     "KWConv3d",
     "KWLinear",
     "KernelWarehouseConfig",
     "LayerSpec",
+    "MethodConfig",
+    "ODConv1d",
+    "ODConv2d",
+    "ODConv3d",
+    "ODConvConfig",
     "Plan",
     "PlanWarning",
+    "SEConfig",
+    "WeightNetConfig",
+    "WeightNetConv1d",
+    "WeightNetConv2d",
+    "WeightNetConv3d",
     "__version__",
     "config_from_dict",
     "convert",

@@ -1,6 +1,7 @@
 """What a user asks for: one frozen config class a method, checked when it is made.
 
-KernelWarehouse: arXiv 2406.07879 (ICML 2024); defaults are those of its ImageNet runs.
+:class:`MethodConfig` is what they have in common. KernelWarehouse's stands here, because planning needs it; every
+other method's stands beside its layers, in ``dynaconv/nn``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from dynaconv.errors import DynaconvError
 
@@ -21,20 +23,81 @@ BranchNorm = Literal["batch", "layer"]
 OVERRIDABLE = ("budget", "cell_scale", "partition", "reduction", "nonlocal_basis_ratio", "assignment")
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        DynaconvError: which names them.
+    """
     if value not in choices:
         raise DynaconvError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}")
 
 
-def _check_range(name: str, value: Any, low: float, high: float, unit: str = "") -> None:
+def check_range(name: str, value: Any, low: float, high: float, unit: str = "") -> None:
+    """Refuse a value that is no number above ``low`` and at most ``high``.
+
+    Raises:
+        DynaconvError: which says what arrived.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
         raise DynaconvError(
             f"{name}={value!r} is out of range; expected a number above {low:g}, at most {high:g}{unit}"
         )
 
 
+def check_count(name: str, value: Any, minimum: int = 1) -> None:
+    """Refuse a value that is no whole number of at least ``minimum``.
+
+    Raises:
+        DynaconvError: which says what arrived.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise DynaconvError(f"{name}={value!r}; expected a whole number of at least {minimum}")
+
+
 @dataclass(frozen=True, kw_only=True)
-class KernelWarehouseConfig:
+class MethodConfig:
+    """Base of every method's config: plain fields, a name, and the schedule of its temperature, if it has one."""
+
+    method: ClassVar[str] = ""
+
+    def temperature(self, progress: float) -> float | None:
+        """Temperature after a share (0 to 1) of its schedule; None for a method without temperature."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for JSON or YAML."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {"method": self.method, **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            DynaconvError: on unknown fields; it names the nearest.
+        """
+        return cls(**cls._given(values))
+
+    @classmethod
+    def _given(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        known = {f.name for f in fields(cls)}
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "method"}
+        unknown = sorted(set(given) - known)
+        if unknown:
+            close = get_close_matches(unknown[0], known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; known are {sorted(known)}"
+            raise DynaconvError(f"unknown fields {unknown} for {cls.__name__}{hint}")
+        return given
+
+
+def linear_fall(progress: float, start: float, end: float) -> float:
+    """From ``start`` to ``end`` as progress goes from 0 to 1; before and beyond it stays at its ends."""
+    return start + (end - start) * min(1.0, max(0.0, progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelWarehouseConfig(MethodConfig):
     """KernelWarehouse: cells shared by layers, mixed per sample by a signed attention.
 
     Args:
@@ -90,12 +153,12 @@ class KernelWarehouseConfig:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_range("budget", self.budget, 0, 64)
+        check_range("budget", self.budget, 0, 64)
         for scale in self.cell_scales or ():
-            _check_range("cell_scale", scale, 0, 1)
-        _check_choice("partition", self.partition, get_args(Partition))
+            check_range("cell_scale", scale, 0, 1)
+        check_choice("partition", self.partition, get_args(Partition))
         if isinstance(self.sharing, str):
-            _check_choice("sharing", self.sharing, get_args(SharingRange))
+            check_choice("sharing", self.sharing, get_args(SharingRange))
         elif not (isinstance(self.sharing, Mapping) or callable(self.sharing)):
             raise DynaconvError(
                 f"sharing is a {type(self.sharing).__name__}; expected one of {get_args(SharingRange)}, a mapping "
@@ -106,15 +169,15 @@ class KernelWarehouseConfig:
                 raise DynaconvError(f"{name}={value!r}; expected a mapping")
         if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in self.stage_splits.values()):
             raise DynaconvError(f"stage_splits={dict(self.stage_splits)}; expected whole numbers of at least 1")
-        _check_choice("assignment", self.assignment, get_args(Assignment))
-        _check_choice("attention", self.attention, get_args(AttentionFunction))
-        _check_range("reduction", self.reduction, 0, 1)
-        _check_range("min_hidden", self.min_hidden, 0, 65536, " channels")
+        check_choice("assignment", self.assignment, get_args(Assignment))
+        check_choice("attention", self.attention, get_args(AttentionFunction))
+        check_range("reduction", self.reduction, 0, 1)
+        check_range("min_hidden", self.min_hidden, 0, 65536, " channels")
         if not isinstance(self.min_hidden, int):
             raise DynaconvError(f"min_hidden={self.min_hidden!r}; expected a whole number")
-        _check_range("branch_limit", self.branch_limit, 0, math.inf)
-        _check_choice("norm", self.norm, get_args(BranchNorm))
-        _check_range("nonlocal_basis_ratio", self.nonlocal_basis_ratio, 0, 1)
+        check_range("branch_limit", self.branch_limit, 0, math.inf)
+        check_choice("norm", self.norm, get_args(BranchNorm))
+        check_range("nonlocal_basis_ratio", self.nonlocal_basis_ratio, 0, 1)
         for pattern, values in self.overrides.items():
             if not isinstance(values, Mapping):
                 raise DynaconvError(f"overrides[{pattern!r}]={values!r}; expected a mapping from field to value")
@@ -136,14 +199,13 @@ class KernelWarehouseConfig:
             raise DynaconvError(f"cell_scale={self.cell_scale!r}; expected one number or a pair (out, in)")
         return (self.cell_scale[0], self.cell_scale[1])
 
-    @staticmethod
-    def temperature(progress: float) -> float:
+    def temperature(self, progress: float) -> float:
         """Temperature tau after a share of its schedule: linear from 1 to 0 (section 3.3 of the paper).
 
         Args:
             progress: share of the schedule that has passed, 0 to 1; before and beyond it stays at its ends.
         """
-        return min(1.0, max(0.0, 1.0 - progress))
+        return linear_fall(progress, 1.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for JSON or YAML.
@@ -155,25 +217,16 @@ class KernelWarehouseConfig:
             raise DynaconvError(
                 "sharing is a function, which a file can not hold; give a mapping {pattern: name} instead"
             )
-        values = asdict(self)
-        if isinstance(self.cell_scale, tuple):
-            values["cell_scale"] = list(self.cell_scale)
-        return {"method": self.method, **values}
+        return super().to_dict()
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> KernelWarehouseConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`.
 
         Raises:
             DynaconvError: on unknown fields.
         """
-        known = {f.name for f in fields(cls)}
-        given = {k: v for k, v in values.items() if k != "method"}
-        unknown = sorted(set(given) - known)
-        if unknown:
-            raise DynaconvError(f"unknown fields {unknown} for {cls.__name__}; known are {sorted(known)}")
-        if isinstance(given.get("cell_scale"), list):
-            given["cell_scale"] = tuple(given["cell_scale"])
+        given = cls._given(values)
         if "overrides" in given:
             given["overrides"] = {
                 pattern: {k: tuple(v) if isinstance(v, list) else v for k, v in changed.items()}
@@ -182,18 +235,3 @@ class KernelWarehouseConfig:
         if "stage_splits" in given:
             given["stage_splits"] = {int(k): v for k, v in given["stage_splits"].items()}
         return cls(**given)
-
-
-CONFIGS: dict[str, type[KernelWarehouseConfig]] = {KernelWarehouseConfig.method: KernelWarehouseConfig}
-
-
-def config_from_dict(values: Mapping[str, Any]) -> KernelWarehouseConfig:
-    """Make the config that a dictionary describes; its ``method`` names the class.
-
-    Raises:
-        DynaconvError: if the method or a field is unknown.
-    """
-    method = values.get("method", KernelWarehouseConfig.method)
-    if method not in CONFIGS:
-        raise DynaconvError(f"method={method!r} is not known; expected one of {sorted(CONFIGS)}")
-    return CONFIGS[method].from_dict(values)

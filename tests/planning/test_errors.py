@@ -3,7 +3,7 @@
 import pytest
 
 from dynaconv import DynaconvError, KernelWarehouseConfig
-from dynaconv.config import config_from_dict
+from dynaconv.convert import config_from_dict
 from dynaconv.errors import PlanError
 from dynaconv.planning import make_plan
 from tests.planning.test_structure import RESNET, conv

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dynaconv._version import __version__
-from dynaconv.config import config_from_dict
+from dynaconv.convert import config_from_dict
 from dynaconv.errors import CheckpointError
 from dynaconv.nn import check_linked
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from dynaconv.config import CONFIGS
+from dynaconv.convert import config_types
 from dynaconv.errors import require
 
 SHORT = {
@@ -69,7 +69,7 @@ def short_help() -> str:
 def method_help() -> str:
     """The fields of every method's config with their defaults, for the help of ``--method.*``."""
     texts = []
-    for name, config in CONFIGS.items():
+    for name, config in config_types().items():
         defaults = ((f.name, f.default_factory() if f.default is MISSING else f.default) for f in fields(config))  # type: ignore[misc]
         texts.append(f"{name}: " + ", ".join(f"{field}={_short(value)}" for field, value in defaults))
     return "the method's config, such as --method.budget 0.5. Fields and defaults of " + "; ".join(texts)

@@ -9,7 +9,7 @@ from torch import nn
 
 from dynaconv.convert.registry import method_of
 from dynaconv.convert.select import Where, find_candidates, select_layers
-from dynaconv.errors import DynaconvError, PlanError, PlanWarning
+from dynaconv.errors import DynaconvError, NothingSelectedError, PlanError, PlanWarning
 from dynaconv.planning import Plan
 
 
@@ -19,9 +19,9 @@ def plan(model: nn.Module, config: Any, where: Where | None = None) -> Plan:
     Args:
         model: any network. Layers are found by module identity: one that is used twice stays one.
         config: a method's config, e.g. :class:`dynaconv.KernelWarehouseConfig`.
-        where: which layers; None for every convolution of the body but the stem (linear layers only inside blocks,
-            gates and classifiers not), a name pattern or several (``"layer4.*"``, ``"!*.downsample.*"``), or a
-            function of name and module.
+        where: which layers; None for the method's own choice: in general every convolution of the body but the stem
+            (linear layers only inside blocks, gates and classifiers not); a name pattern or several (``"layer4.*"``,
+            ``"!*.downsample.*"``); or a function of name and module.
 
     Returns:
         The plan; ``print`` it to see who shares what and what it costs.
@@ -57,23 +57,29 @@ def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Pla
     candidates = find_candidates(model)
     if where is None and len(candidates.convertible) == 1 and candidates.convertible[0].name == "":
         where = "*"
-    selected = select_layers(model, candidates, where)
+    chosen = select_layers(model, candidates, where, method.default(candidates, config))
+    reasons = {spec.name: why for spec in chosen if (why := method.refuses(spec, config))}
+    selected = [spec for spec in chosen if spec.name not in reasons]
+    if not selected:
+        listed = "; ".join(f"'{name}': {why}" for name, why in list(reasons.items())[:4])
+        raise NothingSelectedError(f"{config.method} converts none of the {len(reasons)} layers chosen: {listed}")
     names = {spec.name for spec in selected}
     return method.plan(
         selected,
         config,
         trunk=candidates.trunk,
         other_parameters=sum(p.numel() for p in model.parameters()) - sum(s.kernel_parameters for s in selected),
-        left_static=[spec.name for spec in candidates.convertible if spec.name not in names],
-        refused=candidates.refused,
+        left_static=[s.name for s in candidates.convertible if s.name not in names and s.name not in reasons],
+        refused={**candidates.refused, **reasons},
     )
 
 
 def _check_same_layers(model: nn.Module, planned: Plan) -> None:
     """Refuse a plan that was made for a network with other layers."""
     expected = {layer.name for layer in planned.layers} | set(planned.left_static)
+    refused = {name for name, _ in planned.refused}
     found = {spec.name for spec in find_candidates(model).convertible}
-    missing, extra = sorted(expected - found), sorted(found - expected)
+    missing, extra = sorted(expected - found), sorted(found - expected - refused)
     if missing or extra:
         raise PlanError(
             f"the plan was made for another network: it names {missing[:4]} ({len(missing)} layers), which "

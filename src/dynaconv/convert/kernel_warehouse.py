@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 
 from dynaconv.config import KernelWarehouseConfig
-from dynaconv.convert.registry import register_method
-from dynaconv.convert.replace import find_layer, move_hooks, replace_module
+from dynaconv.convert.build import build_layer, pick
+from dynaconv.convert.replace import find_layer, replace_module
+from dynaconv.convert.select import Candidates
 from dynaconv.errors import PlanError
 from dynaconv.nn import KWConv1d, KWConv2d, KWConv3d, KWLinear, Warehouse, Warehouses
-from dynaconv.planning import LayerPlan, LayerSpec, Plan, make_plan
+from dynaconv.nn.kernel_warehouse import WarehouseLayer
+from dynaconv.planning import KernelWarehousePlan, LayerSpec, make_plan
 
-_CONVOLUTIONS: dict[type[nn.Module], type[KWConv1d | KWConv2d | KWConv3d]] = {
-    nn.Conv1d: KWConv1d,
-    nn.Conv2d: KWConv2d,
-    nn.Conv3d: KWConv3d,
-}
+LAYERS = (KWLinear, KWConv1d, KWConv2d, KWConv3d)
 
 
 def _check_root(model: nn.Module) -> None:
@@ -32,9 +30,16 @@ def _check_root(model: nn.Module) -> None:
         raise PlanError(f"{type(model).__name__} is a wrapper; convert the network first and wrap it afterwards")
 
 
-@register_method(KernelWarehouseConfig)
 class KernelWarehouseMethod:
     """Plans and builds KernelWarehouse networks."""
+
+    def default(self, candidates: Candidates, config: KernelWarehouseConfig) -> Sequence[LayerSpec]:
+        """Every layer of the body but the stem."""
+        return candidates.default
+
+    def refuses(self, spec: LayerSpec, config: KernelWarehouseConfig) -> str | None:
+        """Nothing: cells tile any kernel."""
+        return None
 
     def plan(
         self,
@@ -45,8 +50,8 @@ class KernelWarehouseMethod:
         other_parameters: int,
         left_static: Sequence[str],
         refused: Mapping[str, str],
-    ) -> Plan:
-        """Plan the sharing."""
+    ) -> KernelWarehousePlan:
+        """KernelWarehousePlan the sharing."""
         return make_plan(
             selected,
             config,
@@ -56,7 +61,7 @@ class KernelWarehouseMethod:
             refused=refused,
         )
 
-    def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
+    def apply(self, model: nn.Module, plan: KernelWarehousePlan) -> nn.Module:
         """Replace every planned layer and register the warehouses as ``model.warehouses``."""
         _check_root(model)
         if hasattr(model, "warehouses"):
@@ -72,46 +77,13 @@ class KernelWarehouseMethod:
             members = [planned[name] for name in house.layers]
             warehouses[house.name] = Warehouse(house, members, weight.device, weight.dtype)
             for layer in members:
-                built[layer.name] = _build(sources[layer.name], layer, house.config, warehouses[house.name])
+                source, owner = sources[layer.name], warehouses[house.name]
+                kind = pick(LAYERS, layer.spec)
+                assert kind is not None  # there is one for every number of dimensions
+                built[layer.name] = build_layer(source, kind, config=house.config, plan=layer, warehouse=owner)
         if "" in built:
-            return built[""].adopt_warehouse()
+            return cast(WarehouseLayer, built[""]).adopt_warehouse()
         for name in sources:
             replace_module(model, name, built[name])
         model.add_module("warehouses", Warehouses(warehouses))
         return model
-
-
-def _build(
-    source: nn.Module, plan: LayerPlan, config: KernelWarehouseConfig, warehouse: Warehouse
-) -> KWLinear | KWConv1d | KWConv2d | KWConv3d:
-    """The dynamic layer for a static one; it keeps the very bias, hooks and mode."""
-    weight = source.get_parameter("weight")
-    options: dict[str, Any] = {
-        "device": weight.device,
-        "dtype": weight.dtype,
-        "config": config,
-        "plan": plan,
-        "warehouse": warehouse,
-    }
-    if isinstance(source, nn.Linear):
-        layer = KWLinear(source.in_features, source.out_features, source.bias is not None, **options)
-    elif isinstance(source, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        layer = _CONVOLUTIONS[type(source)](
-            source.in_channels,
-            source.out_channels,
-            source.kernel_size,
-            source.stride,
-            source.padding,
-            source.dilation,
-            source.groups,
-            source.bias is not None,
-            source.padding_mode,  # pyright: ignore[reportArgumentType]
-            **options,
-        )
-    else:
-        raise PlanError(f"'{plan.name}' is a {type(source).__name__}; expected a convolution or linear layer")
-    if source.bias is not None:
-        layer.bias = cast(nn.Parameter, source.bias)
-    move_hooks(source, layer)
-    layer.train(source.training)
-    return layer

@@ -1,26 +1,32 @@
 """Which code plans and builds which method: a registry from config class to handler.
 
-A method registers itself once::
-
-    @register_method(MyConfig)
-    class MyMethod:
-        def plan(self, selected, config, *, trunk, other_parameters, left_static, refused): ...
-        def apply(self, model, plan): ...
+A method is registered with one line, see :mod:`dynaconv.convert.methods`; a method whose layers take a config and
+stand alone needs no handler of its own, :class:`dynaconv.convert.layers.LayerMethod` is one for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
 
+from dynaconv.config import MethodConfig
+from dynaconv.convert.select import Candidates
 from dynaconv.errors import DynaconvError
 from dynaconv.planning import LayerSpec, Plan
 
 
 class Method(Protocol):
     """How a method turns a selection into a plan, and a plan into layers."""
+
+    def default(self, candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
+        """The layers that are converted unless the user says which."""
+        ...
+
+    def refuses(self, spec: LayerSpec, config: Any) -> str | None:
+        """Why the method can not take a layer's place, or None."""
+        ...
 
     def plan(
         self,
@@ -35,30 +41,31 @@ class Method(Protocol):
         """Plan the selected layers."""
         ...
 
-    def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
+    def apply(self, model: nn.Module, plan: Any) -> nn.Module:
         """Replace the planned layers; returns the network."""
         ...
 
 
-_METHODS: dict[type, Method] = {}
+_METHODS: dict[type[MethodConfig], Method] = {}
 
 
-def register_method(config_type: type) -> Callable[[type[Any]], type[Any]]:
+def register_method(config_type: type[MethodConfig], method: Method) -> None:
     """Register a method's handler for its config class.
 
     Raises:
-        DynaconvError: if the class has a handler already.
+        DynaconvError: if the class, or its method's name, has a handler already.
     """
+    taken = {known.method: known for known in _METHODS}
+    if config_type.method in taken:
+        raise DynaconvError(
+            f"method '{config_type.method}' is registered already, with {taken[config_type.method].__name__}"
+        )
+    _METHODS[config_type] = method
 
-    def register(handler: type[Any]) -> type[Any]:
-        if config_type in _METHODS:
-            raise DynaconvError(
-                f"{config_type.__name__} is registered already, by {type(_METHODS[config_type]).__name__}"
-            )
-        _METHODS[config_type] = handler()
-        return handler
 
-    return register
+def config_types() -> dict[str, type[MethodConfig]]:
+    """The config class of every registered method, by the method's name."""
+    return {config_type.method: config_type for config_type in _METHODS}
 
 
 def method_of(config: object) -> Method:
@@ -67,8 +74,21 @@ def method_of(config: object) -> Method:
     Raises:
         DynaconvError: if there is none; it names those that exist.
     """
-    handler = _METHODS.get(type(config))
+    handler = _METHODS.get(type(config))  # pyright: ignore[reportArgumentType]
     if handler is None:
         known = ", ".join(sorted(t.__name__ for t in _METHODS))
         raise DynaconvError(f"expected a config ({known}) or a Plan, got {type(config).__name__}: {config!r}")
     return handler
+
+
+def config_from_dict(values: Mapping[str, Any]) -> MethodConfig:
+    """Make the config that a dictionary describes; its ``method`` names the class, KernelWarehouse's if it does not.
+
+    Raises:
+        DynaconvError: if the method or a field is unknown.
+    """
+    known = config_types()
+    method = values.get("method", "kernel_warehouse")
+    if method not in known:
+        raise DynaconvError(f"method={method!r} is not known; expected one of {sorted(known)}")
+    return known[method].from_dict(values)

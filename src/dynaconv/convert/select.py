@@ -15,8 +15,8 @@ from dynaconv.planning import LayerSpec, read_structure
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
-# Exactly these types: a subclass changes what its weight means (Conv2dSame pads at run time, the output projection of
-# nn.MultiheadAttention is read by its parent), so it is left alone.
+# Exactly these types: a subclass changes what its weight means (the output projection of nn.MultiheadAttention is read
+# by its parent), so it is left alone. But for timm's Conv2dSame, which pads as `padding="same"` does here.
 CONVERTIBLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 GATE_CLASS_MARKS = (
     "squeezeexcit",
@@ -63,6 +63,11 @@ class Candidates:
     def convertible(self) -> tuple[LayerSpec, ...]:
         """Everything that could be converted."""
         return (*self.trunk, *self.other)
+
+
+def fits_its_input(module: nn.Module) -> bool:
+    """Whether a convolution pads by the size of its input, as TensorFlow does: timm's Conv2dSame."""
+    return isinstance(module, nn.Conv2d) and type(module).__name__ == "Conv2dSame"
 
 
 def layer_spec(name: str, module: nn.Module) -> LayerSpec:
@@ -118,7 +123,7 @@ def find_candidates(model: nn.Module) -> Candidates:
     layers = [(n, m) for n, m in modules if isinstance(m, CONVERTIBLE) and not _inside(n, dynamic)]
     for name, module in layers:
         weight = module._parameters.get("weight")
-        if type(module) not in CONVERTIBLE:
+        if type(module) not in CONVERTIBLE and not fits_its_input(module):
             refused[name] = f"{type(module).__name__} is a subclass of its own behaviour"
         elif weight is None:
             refused[name] = "its weight is no plain parameter (parametrised, or made by another module)"
@@ -158,7 +163,9 @@ def _listing(candidates: Candidates) -> str:
     return "\n".join(lines)
 
 
-def select_layers(model: nn.Module, candidates: Candidates, where: Where | None = None) -> list[LayerSpec]:
+def select_layers(
+    model: nn.Module, candidates: Candidates, where: Where | None = None, default: Sequence[LayerSpec] | None = None
+) -> list[LayerSpec]:
     """Apply a user's ``where``.
 
     Args:
@@ -167,6 +174,7 @@ def select_layers(model: nn.Module, candidates: Candidates, where: Where | None 
         where: None for the default (every layer of the body but the stem; gates and heads stay static); a module's
             name, or a pattern or several, as in :mod:`fnmatch`, where ``!pattern`` takes layers away again and a list
             that begins with one starts from the default; or a function of name and module.
+        default: what ``None`` and exclusions start from; every layer of the body but the stem if not given.
 
     Returns:
         The selected layers in module order.
@@ -176,13 +184,14 @@ def select_layers(model: nn.Module, candidates: Candidates, where: Where | None 
         PlanError: if a pattern names a layer that can not be converted, or nothing.
     """
     available = candidates.convertible
+    usual = {spec.name for spec in (candidates.default if default is None else default)}
     if where is None:
-        chosen = {spec.name for spec in candidates.default}
+        chosen = usual
     elif callable(where):
         modules = dict(model.named_modules())
         chosen = {spec.name for spec in available if where(spec.name, modules[spec.name])}
     else:
-        chosen = _match([where] if isinstance(where, str) else list(where), candidates)
+        chosen = _match([where] if isinstance(where, str) else list(where), candidates, usual)
     if not chosen:
         asked = "the default selection" if where is None else f"where={where!r}"
         raise NothingSelectedError(f"{asked} selects no layer of {type(model).__name__}\n{_listing(candidates)}")
@@ -190,12 +199,12 @@ def select_layers(model: nn.Module, candidates: Candidates, where: Where | None 
     return sorted((spec for spec in available if spec.name in chosen), key=lambda spec: order[spec.name])
 
 
-def _match(patterns: list[str], candidates: Candidates) -> set[str]:
+def _match(patterns: list[str], candidates: Candidates, usual: set[str]) -> set[str]:
     names = [spec.name for spec in candidates.convertible]
-    chosen = {spec.name for spec in candidates.default} if patterns and patterns[0].startswith("!") else set()
+    chosen = set(usual) if patterns and patterns[0].startswith("!") else set()
     for pattern in patterns:
         body = pattern.removeprefix("!")
-        hits = {name for name in names if fnmatchcase(name, body) or name.startswith(f"{body}.")}
+        hits = {name for name in names if fnmatchcase(name, body) or fnmatchcase(name, f"{body}.*")}
         if not hits:
             refused = [f"'{n}': {why}" for n, why in candidates.refused.items() if fnmatchcase(n, body)]
             reason = f"; it names {'; '.join(refused)}" if refused else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.config import KernelWarehouseConfig
+from dynaconv.config import KernelWarehouseConfig, MethodConfig
 from dynaconv.convert import Where, convert, draft_plan, find_candidates
 from dynaconv.errors import DynaconvError, UnknownModelError, require
 from dynaconv.models.kernel_warehouse import PRESETS
@@ -41,18 +41,21 @@ def get_preset(name: str) -> Preset:
     return _BY_NAME[name]
 
 
-def _without_classifier(preset: Preset, backbone: nn.Module) -> tuple[KernelWarehouseConfig, tuple[str, ...] | None]:
+def _without_classifier(preset: Preset, backbone: nn.Module) -> tuple[MethodConfig, tuple[str, ...] | None]:
     """A preset's config and selection for a backbone that was made without its classifier."""
     names = [spec.name for spec in find_candidates(backbone).convertible]
-    overrides = {k: v for k, v in preset.config.overrides.items() if k not in preset.classifier_overrides}
+    config = preset.config
+    if isinstance(config, KernelWarehouseConfig):
+        overrides = {k: v for k, v in config.overrides.items() if k not in preset.classifier_overrides}
+        config = replace(config, overrides=overrides)
     where = preset.where and tuple(p for p in preset.where if any(fnmatchcase(n, p.removeprefix("!")) for n in names))
-    return replace(preset.config, overrides=overrides), where
+    return config, where
 
 
 def create_model(
     name: str,
     *,
-    config: KernelWarehouseConfig | None = None,
+    config: MethodConfig | None = None,
     where: Where | None = None,
     num_classes: int = 1000,
     in_chans: int = 3,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynaconv.config import KernelWarehouseConfig
+from dynaconv.config import MethodConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Preset:
 
     name: str
     backbone: str
-    config: KernelWarehouseConfig
+    config: MethodConfig
     where: tuple[str, ...] | None = None
     params: int
     results: tuple[PaperResult, ...] = ()

@@ -10,20 +10,65 @@ from dynaconv.nn.base import (
     set_temperature,
     temperature_at,
 )
+from dynaconv.nn.block import BlockBranch
+from dynaconv.nn.cgc import CGCConfig, CGConv1d, CGConv2d, CGConv3d
+from dynaconv.nn.condconv import CondConv1d, CondConv2d, CondConv3d, CondConvConfig, CondLinear
+from dynaconv.nn.dcd import DCDConfig, DCDConv1d, DCDConv2d, DCDConv3d, DCDLinear
+from dynaconv.nn.dyconv import DYConv1d, DYConv2d, DYConv3d, DYConvConfig
+from dynaconv.nn.gates import CBAM, ECA, SE, CBAMConfig, ECAConfig, Gate, Gated, SEConfig
 from dynaconv.nn.kernel_warehouse import KWConv1d, KWConv2d, KWConv3d, KWLinear
+from dynaconv.nn.linear import DynamicLinear
+from dynaconv.nn.odconv import ODConv1d, ODConv2d, ODConv3d, ODConvConfig
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse, Warehouses
+from dynaconv.nn.weightnet import WeightNetConfig, WeightNetConv1d, WeightNetConv2d, WeightNetConv3d
 
 __all__ = [
+    "CBAM",
+    "ECA",
+    "SE",
+    "BlockBranch",
+    "CBAMConfig",
+    "CGCConfig",
+    "CGConv1d",
+    "CGConv2d",
+    "CGConv3d",
     "CellRouter",
+    "CondConv1d",
+    "CondConv2d",
+    "CondConv3d",
+    "CondConvConfig",
+    "CondLinear",
+    "DCDConfig",
+    "DCDConv1d",
+    "DCDConv2d",
+    "DCDConv3d",
+    "DCDLinear",
+    "DYConv1d",
+    "DYConv2d",
+    "DYConv3d",
+    "DYConvConfig",
     "DynamicConvNd",
     "DynamicLayer",
+    "DynamicLinear",
+    "ECAConfig",
+    "Gate",
+    "Gated",
     "KWConv1d",
     "KWConv2d",
     "KWConv3d",
     "KWLinear",
+    "ODConv1d",
+    "ODConv2d",
+    "ODConv3d",
+    "ODConvConfig",
+    "SEConfig",
     "Warehouse",
     "Warehouses",
+    "WeightNetConfig",
+    "WeightNetConv1d",
+    "WeightNetConv2d",
+    "WeightNetConv3d",
     "check_linked",
     "dynamic_layers",
     "get_temperature",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -11,13 +12,44 @@ from torch.nn import functional as F
 
 from dynaconv.errors import DynaconvError, LostWarehouseError
 from dynaconv.nn.warehouse import Warehouse, Warehouses
-from dynaconv.ops import Geometry
+from dynaconv.ops import Geometry, Madds
+from dynaconv.planning import LayerSpec
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
+class TemperedBranch(nn.Module):
+    """An attention branch with a temperature: a buffer, saved with the weights.
+
+    Subclasses set the ends of its schedule.
+    """
+
+    temperature: Tensor
+    coldest: float
+    hottest: float
+
+    def register_temperature(self, value: float, device: torch.device | str | None) -> None:
+        """Add the buffer."""
+        self.register_buffer("temperature", torch.full((), value, device=device))
+
+    def set_temperature(self, value: float) -> None:
+        """Set the temperature.
+
+        Raises:
+            DynaconvError: if it is out of the method's range.
+        """
+        if not self.coldest <= value <= self.hottest:
+            raise DynaconvError(
+                f"temperature {value!r} is out of range; expected {self.coldest:g} to {self.hottest:g} for "
+                f"{type(self).__name__}"
+            )
+        self.temperature.fill_(value)
+
+
 class DynamicLayer(nn.Module):
-    """Base of every layer whose kernel depends on its input."""
+    """Base of every layer that depends on its input in another way than through its static weights alone."""
+
+    config: Any  # the config class of the method
 
     @property
     def layer_name(self) -> str:
@@ -26,28 +58,55 @@ class DynamicLayer(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         """Say why there is no ``weight``, for parents that read their children's (some timm attention blocks)."""
-        if name == "weight":
-            raise AttributeError(
-                f"{type(self).__name__} has no static weight: its kernel depends on the input, see .kernels(x). "
-                f"If another module reads this layer's weight, leave the layer static: where='!{self.layer_name}'"
-            )
-        return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name != "weight":
+                raise
+        raise AttributeError(
+            f"{type(self).__name__} has no static weight: its kernel depends on the input. "
+            f"If another module reads this layer's weight, leave the layer static: where='!{self.layer_name}'"
+        )
+
+    @classmethod
+    def refuses(cls, spec: LayerSpec, config: Any) -> str | None:
+        """Why the method can not, or by its paper should not, take the place of such a layer; None if it does."""
+        return None
 
     def borrowed_parts(self) -> dict[str, nn.Module]:
         """Modules that this layer shares with others and does not own, by name."""
         return {}
 
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds of the method's formula, as its paper writes it, whatever the order they run in here.
+
+        Args:
+            size: shape of the input, batch first.
+        """
+        raise NotImplementedError
+
+    def _tempered(self) -> TemperedBranch | None:
+        return next((child for child in self.children() if isinstance(child, TemperedBranch)), None)
+
     def set_temperature(self, value: float) -> None:
-        """Set the temperature of this layer's attention."""
-        raise NotImplementedError
+        """Set the temperature of this layer's attention; a layer without one is left as it is."""
+        branch = self._tempered()
+        if branch is not None:
+            branch.set_temperature(value)
 
-    def get_temperature(self) -> float:
-        """The temperature of this layer's attention."""
-        raise NotImplementedError
+    def get_temperature(self) -> float | None:
+        """The temperature of this layer's attention; None if it has none."""
+        branch = self._tempered()
+        return None if branch is None else float(branch.temperature)
 
-    def temperature_at(self, progress: float) -> float:
-        """The method's schedule: temperature after a share (0 to 1) of its length."""
-        raise NotImplementedError
+    def temperature_at(self, progress: float) -> float | None:
+        """The method's schedule: temperature after a share (0 to 1) of its length; None without one."""
+        return self.config.temperature(progress)
+
+
+def pool(x: Tensor) -> Tensor:
+    """Average over all positions, shape ``(B, C, *size)`` -> ``(B, C)``."""
+    return x.mean(dim=tuple(range(2, x.dim())))
 
 
 def dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
@@ -99,7 +158,8 @@ def set_temperature(model: nn.Module, value: float) -> None:
 
     Args:
         model: a network, converted or not; wrappers such as DDP or ``torch.compile`` are fine.
-        value: KernelWarehouse: tau, from 1 (the assignment alone) to 0 (the attention alone).
+        value: KernelWarehouse: tau, from 1 (the assignment alone) to 0 (the attention alone); DY-Conv and ODConv: the
+            divisor of the logits, from 30 to 1. Methods without temperature are left as they are.
 
     Raises:
         DynaconvError: if the value is outside the method's range.
@@ -112,16 +172,12 @@ def set_temperature(model: nn.Module, value: float) -> None:
 
 def get_temperature(model: nn.Module) -> float | None:
     """The temperature of a network's dynamic layers (of the first, should they differ); None without any."""
-    for layer in dynamic_layers(model):
-        return layer.get_temperature()
-    return None
+    return next((t for layer in dynamic_layers(model) if (t := layer.get_temperature()) is not None), None)
 
 
 def temperature_at(model: nn.Module, progress: float) -> float | None:
     """What the network's method schedules after a share (0 to 1) of the schedule; None for a static network."""
-    for layer in dynamic_layers(model):
-        return layer.temperature_at(progress)
-    return None
+    return next((t for layer in dynamic_layers(model) if (t := layer.temperature_at(progress)) is not None), None)
 
 
 def _per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int) -> tuple[int, ...]:
@@ -134,7 +190,8 @@ def _per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: in
 class DynamicConvNd(DynamicLayer):
     """The part of a dynamic N-d convolution that is nn.ConvNd's: arguments, padding, unbatched input, bias.
 
-    Subclasses set ``dims`` and implement :meth:`convolve`.
+    Beyond nn.ConvNd, ``padding="same"`` also takes strides: the output has ceil(size / stride) positions, as in
+    TensorFlow. Subclasses set ``dims`` and implement :meth:`convolve`.
     """
 
     dims: int
@@ -170,12 +227,17 @@ class DynamicConvNd(DynamicLayer):
         self.padding_mode = padding_mode
         self.transposed = False
         self.output_padding = (0,) * self.dims
-        self.bias = nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
+        )
+        self._fits_size = padding == "same" and any(step != 1 for step in self.stride)
         self._edges, inner = self._split_padding()
         self.geometry = Geometry(self.kernel_size, self.stride, inner, self.dilation, groups)
 
     def _split_padding(self) -> tuple[list[int] | None, tuple[int, ...]]:
         """Padding that is laid on before the convolution (as F.pad wants it, or None), and inside it."""
+        if self._fits_size:
+            return [], (0,) * self.dims
         before, after = self._padding_sides()
         if self.padding_mode == "zeros" and before == after:
             return None, before
@@ -191,21 +253,41 @@ class DynamicConvNd(DynamicLayer):
             return (0,) * self.dims, (0,) * self.dims
         if self.padding != "same":
             raise DynaconvError(f"padding={self.padding!r}; expected 'same', 'valid' or whole numbers")
-        if any(s != 1 for s in self.stride):
-            raise DynaconvError(f"padding='same' needs stride 1, got stride={self.stride}")
         total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+
+    def _fitting_edges(self, size: Sequence[int]) -> list[int]:
+        """Edges (as F.pad wants them) with which an input of that size gives ceil(size / stride) positions."""
+        edges = []
+        for n, k, s, d in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
+            total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            edges = [total // 2, total - total // 2, *edges]
+        return edges
 
     def pad(self, x: Tensor) -> Tensor:
         """Lay on the padding that the convolution itself can not."""
         if self._edges is None:
             return x
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return F.pad(x, self._edges, mode=mode)
+        return F.pad(x, self._fitting_edges(x.shape[2:]) if self._fits_size else self._edges, mode=mode)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial sizes of the output for those of the input."""
+        edges = self._fitting_edges(size) if self._fits_size else self._edges or [0, 0] * self.dims
+        padded = [n + edges[-2 * i - 2] + edges[-2 * i - 1] for i, n in enumerate(size)]
+        return self.geometry.output_size(padded)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolve a batch, shape ``(B, C, *size)`` -> ``(B, O, *out)``, without the bias."""
+        """Convolve a batch, bias included, shape ``(B, C, *size)`` -> ``(B, O, *out)``."""
         raise NotImplementedError
+
+    def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
+        """Add a bias of shape ``(O,)`` or, one a sample, ``(B, O)`` to an output ``(B, O, *out)``."""
+        return y if bias is None else y + bias.to(y.dtype).reshape(*bias.shape, *(1,) * self.dims)
+
+    def adopt_bias(self, bias: nn.Parameter) -> None:
+        """Take over the bias of the static layer that this one replaces."""
+        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve.
@@ -231,12 +313,12 @@ class DynamicConvNd(DynamicLayer):
             raise DynaconvError(f"{type(self).__name__} got {x.shape[1]} channels; expected {self.in_channels}")
         self._check_size(x)
         y = self.convolve(x)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
         return y if batched else y.squeeze(0)
 
     def _check_size(self, x: Tensor) -> None:
         """Refuse inputs that the kernel does not fit in, as nn.ConvNd does."""
+        if self._fits_size:
+            return
         before, after = self._padding_sides()
         for n, k, d, p, q in zip(x.shape[2:], self.kernel_size, self.dilation, before, after, strict=True):
             if n + p + q < d * (k - 1) + 1:
@@ -245,6 +327,11 @@ class DynamicConvNd(DynamicLayer):
                     f"{after}; a kernel of {self.kernel_size} with dilation {self.dilation} needs at least "
                     f"{tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))}"
                 )
+
+    def convolution_madds(self, size: Sequence[int]) -> int:
+        """Multiply-adds of the convolution itself, for an input of shape ``(B, C, *size)``."""
+        kernel = self.out_channels * (self.in_channels // self.groups) * self.geometry.positions
+        return size[0] * kernel * math.prod(self.output_size(size[2:]))
 
     def extra_repr(self) -> str:
         """Arguments, as nn.ConvNd shows them."""

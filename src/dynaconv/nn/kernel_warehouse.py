@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.errors import DynaconvError, LostWarehouseError
-from dynaconv.nn.base import DynamicConvNd, DynamicLayer, PaddingMode
+from dynaconv.nn.base import DynamicConvNd, DynamicLayer, PaddingMode, pool
+from dynaconv.nn.linear import DynamicLinear
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse
-from dynaconv.ops import assemble_kernels, mix_cells, mixture_conv, mixture_linear
-from dynaconv.planning import LayerPlan, LayerSpec, WarehousePlan, make_plan
+from dynaconv.ops import Madds, assemble_kernels, mix_cells, mixture_conv, mixture_linear
+from dynaconv.planning import LayerSpec, WarehouseLayerPlan, WarehousePlan, make_plan
 
 
-def _plan_alone(spec: LayerSpec, config: KernelWarehouseConfig) -> tuple[LayerPlan, WarehousePlan]:
+def _plan_alone(spec: LayerSpec, config: KernelWarehouseConfig) -> tuple[WarehouseLayerPlan, WarehousePlan]:
     """Plan for a layer that shares with none."""
     sharing = "none" if config.sharing == "none" else "layer"
     plan = make_plan([spec], replace(config, sharing=sharing, stage_splits={}, overrides={}))
@@ -31,14 +33,14 @@ class WarehouseLayer(DynamicLayer):
     attention: CellRouter
     bias: nn.Parameter | None
     warehouse: Warehouse | None
-    plan: LayerPlan
+    plan: WarehouseLayerPlan
     config: KernelWarehouseConfig
 
     def _set_up(
         self,
         spec: LayerSpec,
         config: KernelWarehouseConfig | None,
-        plan: LayerPlan | None,
+        plan: WarehouseLayerPlan | None,
         warehouse: Warehouse | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -103,17 +105,20 @@ class WarehouseLayer(DynamicLayer):
             )
         return warehouse.cells
 
-    def set_temperature(self, value: float) -> None:
-        """Set tau, between 1 (assignment alone) and 0 (attention alone)."""
-        self.attention.set_temperature(value)
-
-    def get_temperature(self) -> float:
-        """Tau."""
-        return self.attention.temperature.item()
-
-    def temperature_at(self, progress: float) -> float:
-        """Tau after a share of its schedule: linear from 1 to 0."""
-        return self.config.temperature(progress)
+    def _count(self, batch: int, positions: int, convolution: int) -> Madds:
+        """Multiply-adds for a batch: pooling, branch, mixing every kernel, and the convolution with it."""
+        plan = self.plan
+        pooled = batch * positions * plan.spec.in_channels
+        branch = sum(p.numel() for p in self.attention.parameters() if p.dim() > 1)
+        if plan.basis is not None:  # the basis acts on every mixture
+            branch += (plan.num_mixtures - 1) * (plan.num_cells - plan.num_local) * plan.basis
+        kernel = batch * plan.spec.kernel_parameters
+        return Madds(
+            convolution=convolution,
+            mixing=kernel * (plan.logits - 1),
+            attention=pooled + batch * branch,
+            kernel_elements=kernel,
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -167,7 +172,7 @@ class _KWConvNd(WarehouseLayer, DynamicConvNd):
         dtype: torch.dtype | None = None,
         *,
         config: KernelWarehouseConfig | None = None,
-        plan: LayerPlan | None = None,
+        plan: WarehouseLayerPlan | None = None,
         warehouse: Warehouse | None = None,
     ) -> None:
         super().__init__(
@@ -196,18 +201,21 @@ class _KWConvNd(WarehouseLayer, DynamicConvNd):
 
     def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         cells = self.cells
-        pooled = x.mean(dim=tuple(range(2, x.dim())))
-        return self.attention(pooled).to(cells.dtype), cells
+        return self.attention(pool(x)).to(cells.dtype), cells
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolve a batch, without the bias."""
+        """Convolve a batch, bias included."""
         attention, cells = self._attend(x)
-        return mixture_conv(self.pad(x), attention, cells, self.plan.grid, self.geometry)
+        return self.add_bias(mixture_conv(self.pad(x), attention, cells, self.plan.grid, self.geometry), self.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
         attention, cells = self._attend(x)
         return assemble_kernels(mix_cells(attention, cells), self.plan.grid, self.kernel_size)
+
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds of eq. 3 on an input of shape ``(B, C, *size)``: mix every kernel, then convolve."""
+        return self._count(size[0], math.prod(size[2:]), self.convolution_madds(size))
 
     def extra_repr(self) -> str:
         """Arguments, and the warehouse."""
@@ -232,7 +240,7 @@ class KWConv3d(_KWConvNd):
     dims = 3
 
 
-class KWLinear(WarehouseLayer):
+class KWLinear(WarehouseLayer, DynamicLinear):
     """A linear layer whose matrix is mixed per sample from a warehouse of cells.
 
     The first dimension of the input is the sample; the attention sees the mean over all others but the last.
@@ -260,13 +268,10 @@ class KWLinear(WarehouseLayer):
         dtype: torch.dtype | None = None,
         *,
         config: KernelWarehouseConfig | None = None,
-        plan: LayerPlan | None = None,
+        plan: WarehouseLayerPlan | None = None,
         warehouse: Warehouse | None = None,
     ) -> None:
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
+        super().__init__(in_features, out_features, bias, device, dtype)
         spec = LayerSpec(name="KWLinear", in_channels=in_features, out_channels=out_features, bias=bias)
         self._set_up(spec, config, plan, warehouse, device, dtype)
 
@@ -274,30 +279,22 @@ class KWLinear(WarehouseLayer):
         cells = self.cells
         return self.attention(flat.mean(dim=1)).to(cells.dtype), cells
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map the last dimension, shape ``(B, ..., C)`` -> ``(B, ..., O)``, or ``(C,)`` -> ``(O,)``.
-
-        Raises:
-            DynaconvError: if the last dimension does not fit.
-        """
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise DynaconvError(
-                f"KWLinear got input of shape {tuple(x.shape)}; expected {self.in_features} features last"
-            )
-        batch = x.shape[0] if x.dim() > 1 else 1
-        flat = x.reshape(batch, x.shape[1:-1].numel() if x.dim() > 1 else 1, self.in_features)
-        attention, cells = self._attend(flat)
-        y = mixture_linear(flat, attention, cells, self.plan.grid)
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
-        return y.reshape(*x.shape[:-1], self.out_features)
+    def transform(self, x: Tensor) -> Tensor:
+        """Map samples and their positions, bias included, shape ``(B, T, C)`` -> ``(B, T, O)``."""
+        attention, cells = self._attend(x)
+        y = mixture_linear(x, attention, cells, self.plan.grid)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""
-        attention, cells = self._attend(x.reshape(x.shape[0], -1, self.in_features))
+        attention, cells = self._attend(self.by_position(x))
         return assemble_kernels(mix_cells(attention, cells), self.plan.grid, ())
+
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds of eq. 3 on an input of shape ``(B, ..., C)``."""
+        positions = math.prod(size[1:-1])
+        return self._count(size[0], positions, size[0] * positions * self.plan.spec.kernel_parameters)
 
     def extra_repr(self) -> str:
         """Arguments, and the warehouse."""
-        bias = self.bias is not None
-        return f"{self.in_features}, {self.out_features}, bias={bias}, warehouse={self.plan.warehouse}"
+        return f"{super().extra_repr()}, warehouse={self.plan.warehouse}"

@@ -13,27 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynaconv.config import KernelWarehouseConfig
-from dynaconv.errors import DynaconvError
+from dynaconv.nn.base import TemperedBranch
+from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops.attention import ATTENTION_FUNCTIONS, blend_with_assignment
-from dynaconv.planning import LayerPlan
+from dynaconv.planning import WarehouseLayerPlan
 
 
-class BranchBatchNorm(nn.BatchNorm1d):
-    """BatchNorm over ``(B, C)`` that uses its running statistics when a batch holds fewer than two samples.
-
-    A detector probes its strides with one image in training mode; a single value per channel has no variance.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise, shape ``(B, C)``."""
-        if self.training and input.shape[0] < 2:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
-        return super().forward(input)
-
-
-class CellRouter(nn.Module):
+class CellRouter(TemperedBranch):
     """Attention of one layer over the cells of its warehouse.
 
     Args:
@@ -43,13 +29,13 @@ class CellRouter(nn.Module):
         dtype: of the parameters.
     """
 
-    temperature: Tensor
+    coldest, hottest = 0.0, 1.0
     beta: Tensor | None
     columns: Tensor | None
 
     def __init__(
         self,
-        plan: LayerPlan,
+        plan: WarehouseLayerPlan,
         config: KernelWarehouseConfig,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -73,7 +59,7 @@ class CellRouter(nn.Module):
             self.basis = nn.Parameter(torch.empty(others, plan.basis, device=device, dtype=dtype))
             self.basis_bias = nn.Parameter(torch.empty(plan.logits * plan.num_mixtures, device=device, dtype=dtype))
         self.plan = plan
-        self.register_buffer("temperature", torch.zeros((), device=device))
+        self.register_temperature(0.0, device)
         self.register_buffer("beta", None, persistent=False)
         self.register_buffer("columns", None, persistent=False)
         self.reset_parameters()
@@ -114,16 +100,6 @@ class CellRouter(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._place_assignment()  # on a module that was made without memory (meta device) it is not there yet
-
-    def set_temperature(self, value: float) -> None:
-        """Set tau.
-
-        Raises:
-            DynaconvError: if it is not between 0 and 1.
-        """
-        if not 0 <= value <= 1:
-            raise DynaconvError(f"temperature {value!r} is out of range; KernelWarehouse's tau goes from 1 to 0")
-        self.temperature.fill_(value)
 
     def compute_logits(self, pooled: Tensor) -> Tensor:
         """Logits of every mixture over the cells and the zero cell.

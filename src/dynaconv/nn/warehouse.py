@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.planning import LayerPlan, WarehousePlan
+from dynaconv.planning import WarehouseLayerPlan, WarehousePlan
 
 
 class Warehouse(nn.Module):
@@ -21,7 +21,7 @@ class Warehouse(nn.Module):
     def __init__(
         self,
         plan: WarehousePlan,
-        layers: Sequence[LayerPlan],
+        layers: Sequence[WarehouseLayerPlan],
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -7,8 +7,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dynaconv.ops.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Madds:
+    """Multiply-adds of a dynamic layer on one batch; one multiply and one add count as one.
+
+    Args:
+        convolution: of the convolution with the kernels.
+        mixing: of making the kernels, or of scaling input and output in their place.
+        attention: of the branch, its pooling included.
+        kernel_elements: numbers in the kernels that are made for this batch.
+    """
+
+    convolution: int = 0
+    mixing: int = 0
+    attention: int = 0
+    kernel_elements: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.convolution + self.mixing + self.attention
+
 
 CONV_BACKENDS = ("grouped", "loop", "matmul")
 SMALL_KERNEL = 64 * 64 * 9  # elements up to which one grouped convolution beats a convolution a sample

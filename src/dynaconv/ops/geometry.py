@@ -44,6 +44,12 @@ class Geometry:
             )
         )
 
+    def centre_tap(self, input_size: Sequence[int]) -> tuple[slice, ...]:
+        """Slices of the padded input under the kernel's middle (the later of two) at every output position."""
+        out = self.output_size(input_size)
+        starts = [(k // 2) * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        return tuple(slice(a, a + s * (n - 1) + 1, s) for a, s, n in zip(starts, self.stride, out, strict=True))
+
     def taps(self, input_size: Sequence[int]) -> list[tuple[slice, ...]]:
         """For every kernel position, in row-major order, the slices of the padded input that it meets."""
         out = self.output_size(input_size)

@@ -13,7 +13,6 @@ import yaml
 from torch import nn
 
 import dynaconv
-from dynaconv.config import config_from_dict
 from dynaconv.errors import DynaconvError
 from dynaconv.training._lightning import (
     Callback,
@@ -124,7 +123,7 @@ def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Mod
         num_classes: length of the logits.
         in_chans: channels of the images.
     """
-    config = None if recipe.method is None else config_from_dict(recipe.method)
+    config = None if recipe.method is None else dynaconv.config_from_dict(recipe.method)
     description = {
         "name": recipe.model,
         "config": None if config is None else config.to_dict(),

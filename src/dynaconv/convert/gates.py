@@ -1,0 +1,103 @@
+"""The handler of SE, CBAM and ECA: nothing is replaced, a gate goes behind the last convolution of every block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from dynaconv.convert.replace import find_layer, replace_module
+from dynaconv.convert.select import Candidates
+from dynaconv.nn import Gate, Gated
+from dynaconv.planning import LayerPlan, LayerSpec, Plan, read_structure
+
+SHORTCUT_PART = re.compile(r"down_?sample|short_?cut|skip|proj_?skip|identity", re.IGNORECASE)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class GateMethod:
+    """Plans gates and puts them in place.
+
+    Args:
+        gate: the gate's class.
+    """
+
+    def __init__(self, gate: type[Gate]) -> None:
+        self.gate = gate
+
+    def default(self, candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
+        """The last convolution of every block, its shortcut aside."""
+        block_of = read_structure(candidates.trunk).block_of if candidates.trunk else {}
+        last: dict[str, LayerSpec] = {}
+        for spec in candidates.trunk:
+            block = block_of[spec.name]
+            if block is None or spec.is_linear:
+                continue
+            inside = spec.name.removeprefix(f"{block}.").split(".")
+            if not any(SHORTCUT_PART.fullmatch(part) for part in inside):
+                last[block] = spec
+        return list(last.values())
+
+    def refuses(self, spec: LayerSpec, config: Any) -> str | None:
+        """Linear layers: a gate scales the channels of a map."""
+        return "a gate stands behind a convolution" if spec.is_linear else None
+
+    def plan(
+        self,
+        selected: Sequence[LayerSpec],
+        config: Any,
+        *,
+        trunk: Sequence[LayerSpec],
+        other_parameters: int,
+        left_static: Sequence[str],
+        refused: Mapping[str, str],
+    ) -> Plan:
+        """Count every gate; kernels stay."""
+        layers = [
+            LayerPlan(
+                spec=spec,
+                weight_parameters=spec.kernel_parameters,
+                branch_parameters=sum(p.numel() for p in self._make(spec, config, device="meta").parameters()),
+            )
+            for spec in selected
+        ]
+        return Plan(
+            config=config,
+            layers=tuple(layers),
+            other_parameters=other_parameters,
+            left_static=tuple(left_static),
+            refused=tuple(refused.items()),
+        )
+
+    def _make(self, spec: LayerSpec, config: Any, **options: Any) -> Gate:
+        return self.gate(spec.out_channels, len(spec.kernel_size), config=config, **options)
+
+    def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
+        """Put a gate behind every planned convolution, after the normalisation that follows it, if one does."""
+        for layer in plan.layers:
+            convolution = find_layer(model, layer.spec)
+            weight = convolution.get_parameter("weight")
+            gate = self._make(layer.spec, plan.config, device=weight.device, dtype=weight.dtype)
+            place = _norm_after(model, layer.name, layer.spec.out_channels) or layer.name
+            body = model.get_submodule(place)
+            gated = Gated(body, gate.train(body.training)).train(body.training)
+            if place == "":
+                return gated
+            replace_module(model, place, gated)
+        return model
+
+
+def _norm_after(model: nn.Module, name: str, channels: int) -> str | None:
+    """Name of the normalisation that stands right behind a convolution in the same parent."""
+    parent, _, child = name.rpartition(".")
+    siblings = [n for n, m in model.get_submodule(parent).named_children() if not isinstance(m, nn.Identity)]
+    following = siblings[siblings.index(child) + 1 : siblings.index(child) + 2] if child else []
+    for sibling in following:
+        place = f"{parent}.{sibling}".removeprefix(".")
+        module = model.get_submodule(place)
+        size = getattr(module, "num_features", getattr(module, "num_channels", None))
+        if isinstance(module, NORMS) and size == channels:
+            return place
+    return None

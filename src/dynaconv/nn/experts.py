@@ -1,0 +1,127 @@
+"""Layers whose kernel is a weighted sum of K whole kernels: what CondConv and DY-Conv have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.nn.base import pool
+from dynaconv.nn.method_conv import MethodConvNd, MethodLinear, fill_kaiming
+from dynaconv.ops import Madds, mix_cells, mixture_conv, mixture_linear
+
+
+def expand_bias(bias: nn.Parameter, num_experts: int) -> nn.Parameter:
+    """The same bias for every expert, shape ``(O,)`` -> ``(K, O)``."""
+    return nn.Parameter(bias.detach().expand(num_experts, -1).clone())
+
+
+class ExpertConvNd(MethodConvNd):
+    """A convolution with K kernels ``weight`` of shape ``(K, O, C / groups, *k)`` and K biases ``(K, O)``.
+
+    Subclasses say how many and implement :meth:`weigh`.
+    """
+
+    @property
+    def num_experts(self) -> int:
+        """K."""
+        raise NotImplementedError
+
+    def weigh(self, pooled: Tensor) -> Tensor:
+        """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
+        raise NotImplementedError
+
+    def make_experts(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Create kernels and biases."""
+        self.weight = nn.Parameter(torch.empty(self.num_experts, *self.kernel_shape, device=device, dtype=dtype))
+        if self.bias is not None:
+            self.bias = expand_bias(self.bias, self.num_experts)
+
+    def reset_experts(self) -> None:
+        """Every kernel as if it were alone, zero biases."""
+        fill_kaiming(self.weight, self.kernel_shape, self.groups)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def adopt_bias(self, bias: nn.Parameter) -> None:
+        """Start every expert's bias from the static layer's."""
+        self.bias = expand_bias(bias, self.num_experts)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve every sample with its own sum of kernels, bias included."""
+        weights = self.weigh(pool(x)).to(self.weight.dtype)
+        y = mixture_conv(self.pad(x), weights.unsqueeze(1), self.weight, (1, 1, 1), self.geometry)
+        return self.add_bias(y, None if self.bias is None else weights @ self.bias)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
+        return mix_cells(self.weigh(pool(x)).to(self.weight.dtype), self.weight)
+
+    def branch_madds(self) -> int:
+        """Multiply-adds a sample of the layer's own branch, without pooling."""
+        raise NotImplementedError
+
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds on an input of shape ``(B, C, *size)``: pool, weigh, sum K kernels, convolve."""
+        kernel = size[0] * math.prod(self.kernel_shape)
+        pooling = 0 if self._shared else math.prod(size)
+        return Madds(
+            convolution=self.convolution_madds(size),
+            mixing=kernel * self.num_experts,
+            attention=pooling + size[0] * self.branch_madds(),
+            kernel_elements=kernel,
+        )
+
+
+class ExpertLinear(MethodLinear):
+    """A linear layer with K matrices ``weight`` of shape ``(K, O, C)`` and K biases ``(K, O)``."""
+
+    weight: nn.Parameter
+
+    @property
+    def num_experts(self) -> int:
+        """K."""
+        raise NotImplementedError
+
+    def weigh(self, pooled: Tensor) -> Tensor:
+        """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
+        raise NotImplementedError
+
+    def make_experts(self, device: Any, dtype: torch.dtype | None) -> None:
+        """Create matrices and biases."""
+        shape = (self.num_experts, self.out_features, self.in_features)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        if self.bias is not None:
+            self.bias = expand_bias(self.bias, self.num_experts)
+
+    def adopt_bias(self, bias: nn.Parameter) -> None:
+        """Start every expert's bias from the static layer's."""
+        self.bias = expand_bias(bias, self.num_experts)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Map every sample with its own sum of matrices, bias included, ``(B, T, C)`` -> ``(B, T, O)``."""
+        weights = self.weigh(x.mean(dim=1)).to(self.weight.dtype)
+        y = mixture_linear(x, weights.unsqueeze(1), self.weight, (1, 1, 1))
+        return y if self.bias is None else y + (weights @ self.bias).to(y.dtype).unsqueeze(1)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""
+        return mix_cells(self.weigh(self.by_position(x).mean(dim=1)).to(self.weight.dtype), self.weight)
+
+    def branch_madds(self) -> int:
+        """Multiply-adds a sample of the layer's own branch, without pooling."""
+        raise NotImplementedError
+
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds on an input of shape ``(B, ..., C)``."""
+        batch, positions = size[0], math.prod(size[1:-1])
+        matrix = self.in_features * self.out_features
+        return Madds(
+            convolution=batch * positions * matrix,
+            mixing=batch * matrix * self.num_experts,
+            attention=(0 if self._shared or positions == 1 else math.prod(size)) + batch * self.branch_madds(),
+            kernel_elements=batch * matrix,
+        )

@@ -1,0 +1,68 @@
+"""What every dynamic linear layer is: nn.Linear's signature over any number of positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.errors import DynaconvError
+from dynaconv.nn.base import DynamicLayer
+
+
+class DynamicLinear(DynamicLayer):
+    """The part of a dynamic linear layer that is nn.Linear's: features, bias, leading dimensions.
+
+    The first dimension of the input is the sample; attention sees the mean over all others but the last. Subclasses
+    implement :meth:`transform`.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: whether to add a static bias.
+        device: where parameters live.
+        dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
+        )
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Map samples and their positions, bias included, shape ``(B, T, C)`` -> ``(B, T, O)``."""
+        raise NotImplementedError
+
+    def adopt_bias(self, bias: nn.Parameter) -> None:
+        """Take over the bias of the static layer that this one replaces."""
+        self.bias = bias
+
+    def by_position(self, x: Tensor) -> Tensor:
+        """Positions in one dimension, ``(B, ..., C)`` -> ``(B, T, C)``; ``(C,)`` is one sample."""
+        batch = x.shape[0] if x.dim() > 1 else 1
+        return x.reshape(batch, x.shape[1:-1].numel() if x.dim() > 1 else 1, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last dimension, shape ``(B, ..., C)`` -> ``(B, ..., O)``, or ``(C,)`` -> ``(O,)``.
+
+        Raises:
+            DynaconvError: if the last dimension does not fit.
+        """
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise DynaconvError(
+                f"{type(self).__name__} got input of shape {tuple(x.shape)}; expected {self.in_features} features last"
+            )
+        return self.transform(self.by_position(x)).reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Arguments, as nn.Linear shows them."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"

@@ -1,0 +1,176 @@
+"""What convolutions and linear layers of every method but KernelWarehouse share: a config, and how they are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.config import MethodConfig
+from dynaconv.errors import DynaconvError
+from dynaconv.nn.base import DynamicConvNd, PaddingMode
+from dynaconv.nn.block import BlockBranch, SharesBlockBranch
+from dynaconv.nn.linear import DynamicLinear
+
+
+def settle_config(config_type: type[Any], config: Any, changes: Mapping[str, Any]) -> Any:
+    """The config that a layer was given, with the fields that were given beside it.
+
+    Raises:
+        DynaconvError: if it is another method's, or there is no such field.
+    """
+    config = config_type() if config is None else config
+    if not isinstance(config, config_type):
+        raise DynaconvError(f"config is a {type(config).__name__}; expected a {config_type.__name__}")
+    known = [f.name for f in fields(config_type)]
+    unknown = sorted(set(changes) - set(known))
+    if unknown:
+        raise DynaconvError(f"unknown arguments {unknown}; {config_type.__name__} has the fields {known}")
+    return replace(config, **changes)
+
+
+def fill_kaiming(weight: Tensor, kernel_shape: Sequence[int], groups: int = 1) -> None:
+    """Kaiming normal, fan-out, ReLU, for one kernel or many: std = sqrt(2 / fan_out).
+
+    Args:
+        weight: kernels, shape ``(..., *kernel_shape)``.
+        kernel_shape: ``(O, C / groups, *k)``.
+        groups: by which the fan-out is divided, as timm does; torch.nn.init does not.
+    """
+    fan_out = kernel_shape[0] * math.prod(kernel_shape[2:]) // groups
+    nn.init.normal_(weight, std=(2.0 / fan_out) ** 0.5)
+
+
+class MethodConvNd(DynamicConvNd, SharesBlockBranch):
+    """A convolution of a method: torch.nn's arguments, then by keyword a config, or any of its fields.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: size of the kernel.
+        stride: step of the kernel.
+        padding: whole numbers, ``"same"`` or ``"valid"``.
+        dilation: spacing of the kernel.
+        groups: groups of channels.
+        bias: whether to add a bias.
+        padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+        device: where parameters live.
+        dtype: of the parameters.
+        config: the method's config; its defaults if not given.
+        branch: the branch of the block that the layer is in; without one the layer has its own.
+        changes: fields of the config that differ.
+
+    Raises:
+        DynaconvError: if an argument is out of range.
+    """
+
+    config_type: ClassVar[type[MethodConfig]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | Literal["same", "valid"] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        config: Any = None,
+        branch: BlockBranch | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self.config = settle_config(self.config_type, config, changes)
+        self._shared = None if branch is None else (branch,)  # in a tuple, so that it is not registered a second time
+        self.make(device, dtype)
+        self.reset_parameters()
+
+    @property
+    def branch_width(self) -> int:
+        """Channels that the branch sees."""
+        return self.in_channels
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's kernel, ``(O, C / groups, *k)``."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Create the method's parameters and branch."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Start afresh, as the method's paper or code does."""
+        raise NotImplementedError
+
+
+class MethodLinear(DynamicLinear, SharesBlockBranch):
+    """A linear layer of a method: torch.nn's arguments, then by keyword a config, or any of its fields.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: whether to add a bias.
+        device: where parameters live.
+        dtype: of the parameters.
+        config: the method's config; its defaults if not given.
+        branch: the branch of the block that the layer is in; without one the layer has its own.
+        changes: fields of the config that differ.
+
+    Raises:
+        DynaconvError: if an argument is out of range.
+    """
+
+    config_type: ClassVar[type[MethodConfig]]
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        config: Any = None,
+        branch: BlockBranch | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.config = settle_config(self.config_type, config, changes)
+        self._shared = None if branch is None else (branch,)
+        self.make(device, dtype)
+        self.reset_parameters()
+
+    @property
+    def branch_width(self) -> int:
+        """Features that the branch sees."""
+        return self.in_features
+
+    def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Create the method's parameters and branch."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Start afresh, as the method's paper or code does."""
+        raise NotImplementedError

@@ -1,0 +1,228 @@
+"""ODConv: attention along all four dimensions of the kernel (Li, Zhou and Yao, ICLR 2022, eq. 3).
+
+y = sum_i (a_wi * a_fi * a_ci * a_si * W_i) * x: kernel, filter, channel and spatial attention. As in the authors' code
+the last three are the same for all K kernels, so that channel attention scales the input and filter attention the
+output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynaconv.config import MethodConfig, check_count, check_range, linear_fall
+from dynaconv.errors import DynaconvError
+from dynaconv.nn.base import TemperedBranch, pool
+from dynaconv.nn.method_conv import MethodConvNd, fill_kaiming
+from dynaconv.nn.norm import BranchBatchNorm
+from dynaconv.ops import Madds, mix_cells, mixture_conv, per_sample_conv, static_conv
+
+DIMENSIONS = ("spatial", "channel", "filter", "kernel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ODConvConfig(MethodConfig):
+    """ODConv: four attentions on K kernels.
+
+    Args:
+        num_kernels: K, 1 to 4 in the paper. Kernel attention needs at least two.
+        reduction: hidden width of the branch relative to the layer's input channels.
+        min_hidden: smallest hidden width of the branch.
+        attentions: which of the four are used. As in the authors' code, spatial attention is left out of point-wise
+            kernels, filter attention of depth-wise layers, and kernel attention where K = 1.
+        initial_temperature: divisor of all logits when training starts; it falls to 1 (code: over 10 epochs).
+
+    Raises:
+        DynaconvError: on any value outside its domain.
+    """
+
+    method: ClassVar[str] = "odconv"
+
+    num_kernels: int = 1
+    reduction: float = 1 / 16
+    min_hidden: int = 16
+    attentions: tuple[str, ...] = DIMENSIONS
+    initial_temperature: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_count("num_kernels", self.num_kernels)
+        check_range("reduction", self.reduction, 0, 1)
+        check_count("min_hidden", self.min_hidden)
+        check_range("initial_temperature", self.initial_temperature, 0, float("inf"))
+        unknown = sorted(set(self.attentions) - set(DIMENSIONS))
+        if isinstance(self.attentions, str) or unknown:
+            raise DynaconvError(f"attentions={self.attentions!r}; expected some of {DIMENSIONS}")
+        if self.num_kernels > 1 and "kernel" not in self.attentions:
+            raise DynaconvError(
+                f"attentions={self.attentions!r} has no 'kernel' to weigh num_kernels={self.num_kernels} kernels; "
+                "add it, or use num_kernels=1"
+            )
+
+    def temperature(self, progress: float) -> float:
+        """From ``initial_temperature`` linearly to 1, as in the authors' code."""
+        return linear_fall(progress, self.initial_temperature, 1.0)
+
+
+class FourAttentions(TemperedBranch):
+    """Pool -> linear -> norm -> ReLU, then a head for every attention that the layer uses.
+
+    Args:
+        sizes: outputs of each head, by the attention's name.
+        in_channels: channels of the layer's input.
+        config: widths.
+        device: where parameters live.
+        dtype: of the parameters.
+    """
+
+    coldest, hottest = 1e-3, float("inf")
+
+    def __init__(
+        self,
+        sizes: dict[str, int],
+        in_channels: int,
+        config: ODConvConfig,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        hidden = max(int(in_channels * config.reduction), config.min_hidden)
+        self.fc = nn.Linear(in_channels, hidden, bias=False, device=device, dtype=dtype)
+        self.norm = BranchBatchNorm(hidden, device=device, dtype=dtype)
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(hidden, size, device=device, dtype=dtype) for name, size in sizes.items()}
+        )
+        self.register_temperature(1.0, device)
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal, fan-out; zero biases; identity normalisation."""
+        for layer in (self.fc, *self.heads.values()):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # pyright: ignore[reportArgumentType]
+        for head in self.heads.values():
+            nn.init.zeros_(head.bias)  # pyright: ignore[reportArgumentType]
+        self.norm.reset_parameters()
+        self.temperature.fill_(1.0)
+
+    def forward(self, pooled: Tensor) -> dict[str, Tensor]:
+        """Every attention of the layer, ``(B, C)`` -> name: ``(B, size)``, at least float32."""
+        hidden = F.relu(self.norm(self.fc(pooled)))
+        attentions = {}
+        for name, head in self.heads.items():
+            z = head(hidden)
+            z = z.to(torch.promote_types(z.dtype, torch.float32))
+            z = z / self.temperature.to(z.dtype)
+            attentions[name] = z.softmax(dim=-1) if name == "kernel" else z.sigmoid()
+        return attentions
+
+
+class _ODConvNd(MethodConvNd):
+    config_type = ODConvConfig
+    attention: FourAttentions
+
+    def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Create kernels and attentions."""
+        config, depthwise = self.config, self.in_channels == self.groups == self.out_channels
+        self.weight = nn.Parameter(torch.empty(config.num_kernels, *self.kernel_shape, device=device, dtype=dtype))
+        sizes = {
+            "channel": self.in_channels,
+            "filter": 0 if depthwise else self.out_channels,
+            "spatial": self.geometry.positions if self.geometry.positions > 1 else 0,
+            "kernel": config.num_kernels if config.num_kernels > 1 else 0,
+        }
+        used = {name: size for name, size in sizes.items() if size and name in config.attentions}
+        if not used:
+            raise DynaconvError(
+                f"attentions={config.attentions!r} leaves this layer none (kernel {self.kernel_size}, "
+                f"groups={self.groups}, K={config.num_kernels}); add another, or leave it static"
+            )
+        self.attention = FourAttentions(used, self.in_channels, config, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal, fan-out, every kernel and the branch; zero bias."""
+        fill_kaiming(self.weight, self.kernel_shape)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.attention.reset_parameters()
+
+    def _mix(self, attentions: dict[str, Tensor], batch: int) -> Tensor:
+        """Kernels with spatial and kernel attention, shape ``(B, O, C / groups, *k)``."""
+        weights = attentions.get("kernel")
+        if weights is None:
+            kernels = self.weight.expand(batch, *self.kernel_shape)
+        else:
+            kernels = mix_cells(weights.to(self.weight.dtype), self.weight)
+        if "spatial" in attentions:
+            kernels = kernels * attentions["spatial"].to(kernels.dtype).reshape(-1, 1, 1, *self.kernel_size)
+        return kernels
+
+    def _convolve(self, x: Tensor, attentions: dict[str, Tensor]) -> Tensor:
+        if "spatial" not in attentions and "kernel" not in attentions:
+            return static_conv(x, self.weight[0], self.geometry)
+        if "spatial" in attentions:
+            return per_sample_conv(x, self._mix(attentions, x.shape[0]), self.geometry)
+        weights = attentions["kernel"].to(self.weight.dtype).unsqueeze(1)
+        return mixture_conv(x, weights, self.weight, (1, 1, 1), self.geometry)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Scale the input, convolve every sample with its own kernel, scale the output, add the bias."""
+        attentions = self.attention(pool(x))
+        y = self._convolve(self.pad(self._scale(x, attentions.get("channel"))), attentions)
+        return self.add_bias(self._scale(y, attentions.get("filter")), self.bias)
+
+    def _scale(self, x: Tensor, factors: Tensor | None) -> Tensor:
+        return x if factors is None else x * factors.to(x.dtype).reshape(*factors.shape, *(1,) * self.dims)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernel of every sample with all attentions, shape ``(B, O, C / groups, *kernel_size)``."""
+        attentions = self.attention(pool(x))
+        kernels = self._mix(attentions, x.shape[0])
+        ones = (1,) * (self.dims + 1)
+        if "filter" in attentions:
+            kernels = kernels * attentions["filter"].to(kernels.dtype).reshape(x.shape[0], -1, *ones)
+        if "channel" in attentions:
+            channels = attentions["channel"].to(kernels.dtype).reshape(x.shape[0], self.groups, 1, -1, *ones[1:])
+            grouped = kernels.reshape(x.shape[0], self.groups, -1, *self.kernel_shape[1:])
+            kernels = (grouped * channels).reshape(x.shape[0], *self.kernel_shape)
+        return kernels
+
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds of eq. 3 on an input of shape ``(B, C, *size)``."""
+        heads, branch = self.attention.heads, self.attention
+        kernel = size[0] * math.prod(self.kernel_shape)
+        output = size[0] * self.out_channels * math.prod(self.output_size(size[2:]))
+        per_kernel = self.config.num_kernels * (("kernel" in heads) + ("spatial" in heads))
+        scaling = (math.prod(size) if "channel" in heads else 0) + (output if "filter" in heads else 0)
+        return Madds(
+            convolution=self.convolution_madds(size),
+            mixing=kernel * per_kernel + scaling,
+            attention=math.prod(size) + size[0] * sum(p.numel() for p in branch.parameters() if p.dim() > 1),
+            kernel_elements=kernel if per_kernel else 0,
+        )
+
+
+class ODConv1d(_ODConvNd):
+    """ODConv over sequences, ``(B, C, L)``: nn.Conv1d's arguments, then ``config=`` or fields of it."""
+
+    dims = 1
+
+
+class ODConv2d(_ODConvNd):
+    """ODConv over images, ``(B, C, H, W)``: nn.Conv2d's arguments, then ``config=`` or fields of it.
+
+    Example:
+        >>> ODConv2d(8, 16, 3, padding=1, num_kernels=4)(torch.randn(2, 8, 5, 5)).shape
+        torch.Size([2, 16, 5, 5])
+    """
+
+    dims = 2
+
+
+class ODConv3d(_ODConvNd):
+    """ODConv over volumes, ``(B, C, D, H, W)``: nn.Conv3d's arguments, then ``config=`` or fields of it."""
+
+    dims = 3

@@ -1,0 +1,152 @@
+"""WeightNet: a grouped linear layer writes the kernel (Ma et al., ECCV 2020, arXiv 2007.11823, eq. 3).
+
+a = sigmoid(FC(reduce(pool(x)))) has M values for every output channel; a linear layer of G groups an output channel
+turns them into the channel's kernel. CondConv and SE are the two ends of the grouping axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.config import MethodConfig, check_count, check_range
+from dynaconv.errors import DynaconvError
+from dynaconv.nn.base import pool
+from dynaconv.nn.method_conv import MethodConvNd
+from dynaconv.ops import Madds, per_sample_conv
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightNetConfig(MethodConfig):
+    """WeightNet: kernels written by a grouped linear layer.
+
+    Args:
+        expansion: M, values of the branch for every output channel.
+        grouping: G, groups of the linear layer for every output channel; the kernel's parameters grow by M / G. Where G
+            does not divide a channel's kernel (depth-wise layers of odd size), M / G values in one group write it.
+        reduction: width of the reduced input relative to the channels.
+        min_hidden: smallest width of the reduced input.
+        shared_branch: one reduction for all layers of a block, from the block's input, as in the authors' code; else
+            every layer reduces its own input. Layers outside of blocks always do.
+
+    Raises:
+        DynaconvError: on any value outside its domain.
+    """
+
+    method: ClassVar[str] = "weightnet"
+
+    expansion: int = 2
+    grouping: int = 2
+    reduction: float = 1 / 16
+    min_hidden: int = 16
+    shared_branch: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("expansion", "grouping", "min_hidden"):
+            check_count(name, getattr(self, name))
+        if self.expansion % self.grouping:
+            raise DynaconvError(f"expansion={self.expansion} must be a multiple of grouping={self.grouping}")
+        check_range("reduction", self.reduction, 0, 1)
+
+    def hidden(self, in_channels: int) -> int:
+        """Width of the reduced input."""
+        return max(int(in_channels * self.reduction), self.min_hidden)
+
+    def branch_features(self, in_channels: int) -> int | None:
+        """Outputs of the branch that a block's layers share; None where each has its own."""
+        return self.hidden(in_channels) if self.shared_branch else None
+
+
+class ChannelValues(nn.Module):
+    """Sigmoid of a linear layer on the reduced input; the reduction is the layer's own, or None."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden: int,
+        outputs: int,
+        own: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(in_channels, hidden, device=device, dtype=dtype) if own else None
+        self.fc = nn.Linear(hidden, outputs, device=device, dtype=dtype)
+
+    def forward(self, reduced: Tensor) -> Tensor:
+        """Shape ``(B, hidden)`` -> ``(B, outputs)``."""
+        return self.fc(reduced).sigmoid()
+
+
+class _WeightNetConvNd(MethodConvNd):
+    config_type = WeightNetConfig
+    attention: ChannelValues
+
+    def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Create the branch and the grouped linear layer's weight, ``(O, C / groups, *k, M / G)``."""
+        config, per_output = self.config, math.prod(self.kernel_shape[1:])
+        self.grouping = config.grouping if per_output % config.grouping == 0 else 1
+        self.values = config.expansion // config.grouping
+        hidden = self._shared[0].out_features if self._shared else config.hidden(self.in_channels)
+        outputs = self.values * self.grouping * self.out_channels
+        self.attention = ChannelValues(self.in_channels, hidden, outputs, self._shared is None, device, dtype)
+        self.weight = nn.Parameter(torch.empty(*self.kernel_shape, self.values, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Kernels start Kaiming normal, fan-out, where all values are one half; torch.nn's own start for the branch."""
+        fan_out = self.out_channels * self.geometry.positions
+        nn.init.normal_(self.weight, std=2 * (2.0 / (fan_out * self.values)) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        for layer in self.attention.children():
+            layer.reset_parameters()  # pyright: ignore[reportCallIssue]
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
+        values = self.attention(self.read_branch(pool(x), self.attention.reduce)).to(self.weight.dtype)
+        values = values.reshape(-1, self.out_channels * self.grouping, 1, self.values)
+        written = self.weight.reshape(self.out_channels * self.grouping, -1, self.values)
+        return (values * written).sum(dim=-1).reshape(-1, *self.kernel_shape)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve every sample with the kernel that is written for it, bias included."""
+        return self.add_bias(per_sample_conv(self.pad(x), self.kernels(x), self.geometry), self.bias)
+
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds on an input of shape ``(B, C, *size)``: branch, grouped linear layer, convolution."""
+        kernel = size[0] * math.prod(self.kernel_shape)
+        branch = sum(p.numel() for p in self.attention.parameters() if p.dim() > 1)
+        return Madds(
+            convolution=self.convolution_madds(size),
+            mixing=kernel * self.values,
+            attention=(0 if self._shared else math.prod(size)) + size[0] * branch,
+            kernel_elements=kernel,
+        )
+
+
+class WeightNetConv1d(_WeightNetConvNd):
+    """WeightNet over sequences, ``(B, C, L)``: nn.Conv1d's arguments, then ``config=`` or fields of it."""
+
+    dims = 1
+
+
+class WeightNetConv2d(_WeightNetConvNd):
+    """WeightNet over images, ``(B, C, H, W)``: nn.Conv2d's arguments, then ``config=`` or fields of it.
+
+    Example:
+        >>> WeightNetConv2d(8, 16, 3, padding=1)(torch.randn(2, 8, 5, 5)).shape
+        torch.Size([2, 16, 5, 5])
+    """
+
+    dims = 2
+
+
+class WeightNetConv3d(_WeightNetConvNd):
+    """WeightNet over volumes, ``(B, C, D, H, W)``: nn.Conv3d's arguments, then ``config=`` or fields of it."""
+
+    dims = 3
