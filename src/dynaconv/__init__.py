@@ -8,6 +8,7 @@ Three verbs::
 """
 
 from dynaconv._version import __version__
+from dynaconv.analysis import profile
 from dynaconv.checkpoints import load_reference_checkpoint
 from dynaconv.config import KernelWarehouseConfig, MethodConfig
 from dynaconv.convert import config_from_dict, convert, plan
@@ -110,6 +111,7 @@ __all__ = [
     "list_models",
     "load_reference_checkpoint",
     "plan",
+    "profile",
     "relink",
     "set_temperature",
     "temperature_at",

@@ -12,8 +12,9 @@ from torch import nn
 from dynaconv.config import KernelWarehouseConfig, MethodConfig
 from dynaconv.convert import Where, convert, draft_plan, find_candidates
 from dynaconv.errors import DynaconvError, UnknownModelError, require
-from dynaconv.models.kernel_warehouse import PRESETS
+from dynaconv.models.backbone import make_backbone
 from dynaconv.models.preset import Preset
+from dynaconv.models.presets import PRESETS
 
 _BY_NAME = {preset.name: preset for preset in PRESETS}
 
@@ -72,7 +73,8 @@ def create_model(
         in_chans: channels of the input.
         pretrained: load timm's weights into the backbone first; kernels that become dynamic start afresh. No weights
             are published for the presets.
-        backbone_kwargs: further arguments of timm's model, e.g. ``drop_path_rate``.
+        backbone_kwargs: further arguments of timm's model, e.g. ``drop_path_rate``; also ``v1_stride=True`` (a ResNet
+            that strides in its first 1x1 convolutions, as the original) and ``classifier_bias=False``.
 
     Raises:
         UnknownModelError: if the name is neither.
@@ -87,7 +89,7 @@ def create_model(
             close = get_close_matches(name, [*_BY_NAME, *timm.list_models()], n=3, cutoff=0.6)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
             raise UnknownModelError(f"'{name}' is neither a preset (dynaconv.list_models()) nor a model of timm{hint}")
-        backbone = timm.create_model(name, pretrained=pretrained, **arguments)
+        backbone = make_backbone(name, pretrained=pretrained, **arguments)
         if config is None:
             if where is not None:
                 raise DynaconvError("where= says which layers a config converts; give config= too")
@@ -100,6 +102,6 @@ def create_model(
         )
     if pretrained:
         raise DynaconvError(f"no trained weights are published for '{name}'; use pretrained=False")
-    backbone = timm.create_model(preset.backbone, **{**preset.backbone_kwargs, **arguments})
+    backbone = make_backbone(preset.backbone, **{**preset.backbone_kwargs, **arguments})
     config, where = _without_classifier(preset, backbone) if num_classes == 0 else (preset.config, preset.where)
     return convert(backbone, draft_plan(backbone, config, list(where) if where else None))

@@ -6,6 +6,8 @@ input once for all its kernels (arXiv 2007.11823).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer, pool
+from dynaconv.ops import Madds
 
 
 class BlockBranch(nn.Linear):
@@ -40,6 +43,14 @@ class BlockBranch(nn.Linear):
         block.register_forward_pre_hook(self._before)
         block.register_forward_hook(self._after)
 
+    def forward(self, input: Tensor) -> Tensor:
+        """One linear layer on the pooled input, shape ``(B, C, *size)`` -> ``(B, features)``."""
+        return super().forward(pool(input))
+
+    def count_madds(self, size: Sequence[int]) -> Madds:
+        """Multiply-adds on a block's input of shape ``(B, C, *size)``: pooling and the linear layer."""
+        return Madds(attention=math.prod(size) + size[0] * self.weight.numel())
+
     def _before(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0] if inputs else None
         if not isinstance(x, Tensor) or x.dim() < 3 or x.shape[1] != self.in_features:
@@ -48,7 +59,7 @@ class BlockBranch(nn.Linear):
                 f"a {type(block).__name__} got {got} as its first input; the branch that its layers share expects "
                 f"(B, {self.in_features}, *size). Give every layer a branch of its own: shared_branch=False"
             )
-        self.output = self(pool(x))
+        self.output = self(x)
 
     def _after(self, block: nn.Module, inputs: Any, output: Any) -> None:
         self.output = None  # it holds the graph of everything before the block

@@ -1,0 +1,59 @@
+"""Static backbones: timm's, and two variants of them that papers count or need."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+
+from dynaconv.errors import DynaconvError, require
+
+VARIANTS = ("v1_stride", "classifier_bias")
+
+
+def make_backbone(
+    name: str,
+    *,
+    pretrained: bool = False,
+    v1_stride: bool = False,
+    classifier_bias: bool = True,
+    **arguments: Any,
+) -> nn.Module:
+    """A model of timm.
+
+    Args:
+        name: timm's name of it.
+        pretrained: load timm's weights.
+        v1_stride: let a ResNet's bottlenecks stride in their first 1x1 convolution, as the original ResNet does, and
+            not in the 3x3; parameters are the same, multiply-adds fewer (ResNet50: 3.86 G, not 4.09 G).
+        classifier_bias: keep the classifier's bias.
+        arguments: of timm's model.
+
+    Raises:
+        DynaconvError: if the model has no bottlenecks, or no linear classifier, to change.
+    """
+    timm = require("timm", "train")
+    model = timm.create_model(name, pretrained=pretrained, **arguments)
+    if v1_stride:
+        _stride_first(model, name)
+    if not classifier_bias:
+        _drop_bias(model, name)
+    return model
+
+
+def _stride_first(model: nn.Module, name: str) -> None:
+    blocks = [m for m in model.modules() if type(m).__name__ == "Bottleneck" and hasattr(m, "conv3")]
+    if not blocks:
+        raise DynaconvError(f"v1_stride=True: '{name}' has no ResNet bottlenecks whose stride could move")
+    for block in blocks:
+        first, second = cast(nn.Conv2d, block.conv1), cast(nn.Conv2d, block.conv2)
+        first.stride, second.stride = second.stride, first.stride
+
+
+def _drop_bias(model: nn.Module, name: str) -> None:
+    classifier = model.get_classifier()  # pyright: ignore[reportCallIssue]  (timm's models have it)
+    if isinstance(classifier, nn.Identity):
+        return
+    if not isinstance(classifier, nn.Linear):
+        raise DynaconvError(f"classifier_bias=False: the classifier of '{name}' is a {type(classifier).__name__}")
+    classifier.bias = None
