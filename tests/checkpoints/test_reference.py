@@ -92,5 +92,5 @@ def test_missing_file_and_static_network(model, state):
         dynaconv.load_reference_checkpoint(model, "nowhere.pth")
     with pytest.raises(CheckpointError, match="own key names"):
         dynaconv.load_reference_checkpoint(model, model.state_dict())
-    with pytest.raises(CheckpointError, match="has no warehouses"):
+    with pytest.raises(CheckpointError, match="has no dynamic layers"):
         dynaconv.load_reference_checkpoint(dynaconv.create_model("resnet18"), state)

@@ -1,4 +1,4 @@
-"""Presets: exact parameters, exact warehouses, any head and any input."""
+"""KernelWarehouse's presets: exact parameters, exact warehouses, any head and any input."""
 
 import pytest
 import timm
@@ -50,7 +50,10 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("name", dynaconv.list_models())
+KW = dynaconv.list_models("kw*")
+
+
+@pytest.mark.parametrize("name", KW)
 def test_parameters(name):
     with torch.device("meta"):
         backbone = timm.create_model(get_preset(name).backbone)
@@ -73,7 +76,7 @@ def test_parameters(name):
         assert cells == [int(budget * m) for m in found]
 
 
-@pytest.mark.parametrize("name", [n for n in dynaconv.list_models() if "4x" not in n])
+@pytest.mark.parametrize("name", [n for n in KW if "4x" not in n])
 def test_without_classifier(name):
     model = dynaconv.create_model(name, num_classes=0).eval()
     size = 224 if "deit" in name else 64
@@ -88,7 +91,7 @@ def test_every_exact_count_has_a_preset():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", dynaconv.list_models())
+@pytest.mark.parametrize("name", KW)
 def test_any_head_and_any_input(name):
     size = 224 if "deit" in name else 64
     model = dynaconv.create_model(name, num_classes=7, in_chans=1).eval()
@@ -127,14 +130,19 @@ def test_resnet18_ablations(changes, params):
     assert plan.parameters_after == params
 
 
+# The README prints 4.08M, its config gives 4.03M; and 11.51M, where the paper prints 11.52M.
+PRINTED_OTHERWISE = {"kw1d4x_resnet18", "od4x_mobilenetv2_100"}
+
+
 def test_results_are_the_papers_and_name_their_source():
     for name in dynaconv.list_models():
         preset = get_preset(name)
         assert preset.note or preset.results
         for result in preset.results:
             assert result.source
-            if result.params_millions and "1d4x" not in name:
-                assert round(preset.params / 1e6, 2) == result.params_millions
+            if result.params_millions and name not in PRINTED_OTHERWISE:
+                digits = 1 if "efficientnet" in name else 2
+                assert round(preset.params / 1e6, digits) == result.params_millions, name
 
 
 def test_backbone_with_config():
@@ -174,4 +182,4 @@ def test_timm_knows_the_presets():
     model = timm.create_model("kw1x_resnet18", num_classes=5, in_chans=1)
     assert isinstance(next(dynaconv.dynamic_layers(model)), dynaconv.KWConv2d)
     assert model.num_classes == 5
-    assert set(dynaconv.list_models()) <= set(timm.list_models("kw*"))
+    assert set(dynaconv.list_models()) <= set(timm.list_models())

@@ -188,9 +188,8 @@ def _run(
             madds = module.count_madds(_size(module, inputs[0]))
             entry.madds = Madds(*(a + b for a, b in zip(_fields(entry.madds), _fields(madds), strict=True)))
             entry.kernel_bytes += madds.kernel_elements * inputs[0].element_size()
-        if isinstance(output, Tensor) and (
-            isinstance(module, DynamicLayer) or not any(True for _ in module.children())
-        ):
+        is_leaf = isinstance(module, DynamicLayer) or not any(True for _ in module.children())
+        if isinstance(output, Tensor) and is_leaf and output is not inputs[0]:  # an identity makes nothing
             entry.activation_bytes += output.numel() * output.element_size()
 
     hooks = [module.register_forward_hook(watch) for module in units]

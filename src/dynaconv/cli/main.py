@@ -17,16 +17,18 @@ from dynaconv.errors import DynaconvError, PlanWarning
 COMMANDS = {
     "demo": "train a static and two dynamic networks in minutes, and compare",
     "train": "train a preset, or any timm backbone, static or made dynamic",
+    "compare": "train several methods with several seeds on one recipe, and measure time and memory",
     "eval": "judge a saved network on validation images",
     "predict": "classify image files with a saved network",
     "plan": "show what a conversion would do: who shares what, and what it costs",
+    "profile": "count parameters, multiply-adds and memory, module by module",
     "models": "list the papers' networks with exact parameters",
 }
 MODULES = {name: f"dynaconv.cli.{'evaluate' if name == 'eval' else name}" for name in COMMANDS}
 
 USAGE = """usage: dynaconv COMMAND [options]
 
-Dynamic convolution for PyTorch: KernelWarehouse as drop-in layers.
+Dynamic convolution for PyTorch: KernelWarehouse and its family as drop-in layers.
 
 commands:
 {commands}
@@ -38,6 +40,7 @@ options:
 examples:
   dynaconv demo
   dynaconv plan resnet18 --method.budget 0.5
+  dynaconv profile od4x_resnet18
   dynaconv train --model kw1x_resnet18 --data folder:/data/imagenet
 """
 
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         warnings.formatwarning = _as_note
         with warnings.catch_warnings():
-            if command in ("plan", "eval", "predict"):  # plan prints its notes; a saved network is as it is
+            if command in ("plan", "eval", "predict", "profile", "compare"):  # said by plan, or long known
                 warnings.simplefilter("ignore", PlanWarning)
             importlib.import_module(MODULES[command]).run(rest)
     except DynaconvError as error:

@@ -7,11 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from dynaconv.convert import config_types
-from dynaconv.errors import require
+from dynaconv.errors import DynaconvError, require
 
 SHORT = {
     "--epochs": "--schedule.epochs",
@@ -61,6 +62,24 @@ def expand_short(arguments: Sequence[str], names: Mapping[str, str] = SHORT) -> 
     return expanded
 
 
+def expand_method(arguments: Sequence[str]) -> list[str]:
+    """Let ``--method odconv`` name a method, beside ``--method.num_kernels 4`` for its fields."""
+    known, expanded = config_types(), list(arguments)
+    for index, argument in enumerate(expanded):
+        flag, equals, value = argument.partition("=")
+        if flag != "--method":
+            continue
+        if not equals and index + 1 < len(expanded):
+            value = expanded[index + 1]
+        if value in known:
+            expanded[index] = f"--method.method{equals}{value if equals else ''}"
+        elif value.isidentifier() and value not in ("null", "None"):
+            close = get_close_matches(value, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(sorted(known))}"
+            raise DynaconvError(f"--method {value}: no such method; {hint}")
+    return expanded
+
+
 def short_help() -> str:
     """The short flags, for a help text."""
     return "short for common flags: " + ", ".join(f"{short} = {full}" for short, full in SHORT.items())
@@ -72,7 +91,10 @@ def method_help() -> str:
     for name, config in config_types().items():
         defaults = ((f.name, f.default_factory() if f.default is MISSING else f.default) for f in fields(config))  # type: ignore[misc]
         texts.append(f"{name}: " + ", ".join(f"{field}={_short(value)}" for field, value in defaults))
-    return "the method's config, such as --method.budget 0.5. Fields and defaults of " + "; ".join(texts)
+    return (
+        "a method and fields of its config: --method odconv --method.num_kernels 4; KernelWarehouse if only fields are "
+        "given. Fields and defaults of " + "; ".join(texts)
+    )
 
 
 def _short(value: Any) -> str:

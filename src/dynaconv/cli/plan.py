@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dynaconv.cli.options import make_parser, method_help
+from dynaconv.cli.options import expand_method, make_parser, method_help
 from dynaconv.errors import DynaconvError
 
 EXAMPLES = """
 dynaconv plan kw1d2x_resnet18
 dynaconv plan resnet18 --method.budget 0.5
+dynaconv plan mobilenetv2_100 --method odconv --method.num_kernels 4
 dynaconv plan convnext_tiny --method.norm layer --where 'stages.*'
 dynaconv plan efficientnet_b0 --config kernel_warehouse.yaml    # a file with 'method: {budget: 0.5}'
 """
@@ -20,7 +21,7 @@ def parser() -> Any:
     """Flags of the command."""
     flags = make_parser(
         "plan",
-        "Show what a conversion would do: layers, warehouses, mixtures, cells, parameters.",
+        "Show what a conversion would do: which layers, who shares what, parameters before and after.",
         EXAMPLES,
         "MODEL [options]",
     )
@@ -38,7 +39,7 @@ def parser() -> Any:
 
 def run(arguments: Sequence[str]) -> None:
     """Print the plan."""
-    values = parser().parse_args(list(arguments))
+    values = parser().parse_args(expand_method(arguments))
     import dynaconv
     from dynaconv.models import get_preset
 

@@ -11,6 +11,7 @@ from dynaconv.cli.options import (
     SHORT,
     command_name,
     epoch_line,
+    expand_method,
     expand_short,
     make_parser,
     method_help,
@@ -37,6 +38,7 @@ best and last (.safetensors and .json), and last.ckpt to resume from."""
 EXAMPLES = """
 dynaconv train --model kw1x_resnet18 --data digits --epochs 5
 dynaconv train --model resnet18 --method.budget 0.5 --data mnist5k
+dynaconv train --model resnet18 --method odconv --method.num_kernels 4 --data mnist5k
 dynaconv train --model kw1x_resnet18 --data folder:/data/imagenet --augment.rand_augment rand-m9-mstd0.5-inc1
 dynaconv train --model resnet18 --data digits --backbone.drop_path_rate 0.1 --ema.decay 0.999
 dynaconv train --config runs/NAME/TIME/config.yaml --seed 1
@@ -80,7 +82,7 @@ def parser() -> Any:
 
 def run(arguments: Sequence[str]) -> None:
     """Train, or continue a run."""
-    values = parser().parse_args(expand_short(arguments, {**SHORT, "--run-id": "--run_id"})).as_dict()
+    values = parser().parse_args(expand_method(expand_short(arguments, {**SHORT, "--run-id": "--run_id"}))).as_dict()
     out, name, run_id, folder = (values.pop(key) for key in ("out", "name", "run_id", "resume"))
     values.pop("config")
     values.pop("__default_config__", None)

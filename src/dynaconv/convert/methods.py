@@ -7,7 +7,7 @@ from dynaconv.convert.gates import GateMethod
 from dynaconv.convert.kernel_warehouse import KernelWarehouseMethod
 from dynaconv.convert.layers import LayerMethod
 from dynaconv.convert.registry import register_method
-from dynaconv.nn import cgc, condconv, dcd, dyconv, gates, odconv, weightnet
+from dynaconv.nn import cgc, condconv, dcd, dyconv, fdconv, gates, odconv, weightnet
 
 register_method(KernelWarehouseConfig, KernelWarehouseMethod())
 register_method(odconv.ODConvConfig, LayerMethod(odconv.ODConv1d, odconv.ODConv2d, odconv.ODConv3d))
@@ -22,6 +22,7 @@ register_method(
     LayerMethod(weightnet.WeightNetConv1d, weightnet.WeightNetConv2d, weightnet.WeightNetConv3d),
 )
 register_method(cgc.CGCConfig, LayerMethod(cgc.CGConv1d, cgc.CGConv2d, cgc.CGConv3d))
+register_method(fdconv.FDConvConfig, LayerMethod(fdconv.FDConv1d, fdconv.FDConv2d, fdconv.FDConv3d))
 register_method(gates.SEConfig, GateMethod(gates.SE))
 register_method(gates.CBAMConfig, GateMethod(gates.CBAM))
 register_method(gates.ECAConfig, GateMethod(gates.ECA))

@@ -15,6 +15,7 @@ from dynaconv.nn.cgc import CGCConfig, CGConv1d, CGConv2d, CGConv3d
 from dynaconv.nn.condconv import CondConv1d, CondConv2d, CondConv3d, CondConvConfig, CondLinear
 from dynaconv.nn.dcd import DCDConfig, DCDConv1d, DCDConv2d, DCDConv3d, DCDLinear
 from dynaconv.nn.dyconv import DYConv1d, DYConv2d, DYConv3d, DYConvConfig
+from dynaconv.nn.fdconv import FDConv1d, FDConv2d, FDConv3d, FDConvConfig
 from dynaconv.nn.gates import CBAM, ECA, SE, CBAMConfig, ECAConfig, Gate, Gated, SEConfig
 from dynaconv.nn.kernel_warehouse import KWConv1d, KWConv2d, KWConv3d, KWLinear
 from dynaconv.nn.linear import DynamicLinear
@@ -52,6 +53,10 @@ __all__ = [
     "DynamicLayer",
     "DynamicLinear",
     "ECAConfig",
+    "FDConv1d",
+    "FDConv2d",
+    "FDConv3d",
+    "FDConvConfig",
     "Gate",
     "Gated",
     "KWConv1d",

@@ -41,7 +41,7 @@ class BlockBranch(nn.Linear):
         """Become a member of a block, and run whenever it runs."""
         block.add_module("block_branch", self)
         block.register_forward_pre_hook(self._before)
-        block.register_forward_hook(self._after)
+        block.register_forward_hook(self._after, always_call=True)  # also when the block fails, or is left early
 
     def forward(self, input: Tensor) -> Tensor:
         """One linear layer on the pooled input, shape ``(B, C, *size)`` -> ``(B, features)``."""

@@ -105,8 +105,8 @@ class _CGConvNd(MethodConvNd):
         context = adaptive(x, self.kernel_size)  # pyright: ignore[reportArgumentType]
         inputs, outputs = self.attention(context.flatten(2))
         batch, positions = x.shape[0], self.geometry.positions
-        inputs = inputs.reshape(batch, self.groups, 1, -1, positions)
-        outputs = outputs.reshape(batch, self.groups, -1, 1, positions)
+        inputs = inputs.reshape(batch, self.groups, 1, self.in_channels // self.groups, positions)
+        outputs = outputs.reshape(batch, self.groups, self.out_channels // self.groups, 1, positions)
         gate = (inputs + outputs).sigmoid().reshape(batch, *self.kernel_shape)
         return gate.to(self.weight.dtype) * self.weight
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,14 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         self._shared = None if branch is None else (branch,)  # in a tuple, so that it is not registered a second time
         self.make(device, dtype)
         self.reset_parameters()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A stack of kernels has a dimension more than one kernel: a memory format that is meant for images would fail
+        # on it or shuffle it. Flattened, device and dtype change and the layout stays.
+        def keep_layout(tensor: Tensor) -> Tensor:
+            return fn(tensor.flatten()).view(tensor.shape) if tensor.dim() > self.dims + 2 else fn(tensor)
+
+        return super()._apply(keep_layout, recurse)
 
     @property
     def branch_width(self) -> int:

@@ -1,0 +1,67 @@
+"""Key names of the other methods' public code: ODConv, DY-Conv (kaijieshi7), CondConv (timm), DCD."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from dynaconv.checkpoints.backbones import backbone_renamer
+from dynaconv.errors import CheckpointError
+from dynaconv.nn import DynamicLayer
+
+# Inside a layer: pattern of the public name -> name here. What matches none keeps its name.
+LAYER_RULES: dict[str, tuple[tuple[str, str], ...]] = {
+    "odconv": ((r"attention\.bn\.", "attention.norm."), (r"attention\.(\w+)_fc\.", r"attention.heads.\1.")),
+    "condconv": ((r"conv\.(weight|bias)$", r"\1"), (r"routing\.", "attention.")),
+    "dcd": (
+        (r"(conv|cls)\.(weight|bias)$", r"\2"),
+        (r"(conv_|cls_)?q\.", "residual.reduce."),
+        (r"(conv_|cls_)?p\.", "residual.expand."),
+        (r"bn([12])\.", r"residual.norm\1."),
+        (r"fc\.0\.", "attention.squeeze."),
+        (r"fc\.1\.fc\.0\.", "attention.gate."),
+        (r"fc_(phi|scale)\.", r"attention.\1."),
+    ),
+}
+# Outside of layers, per method.
+NETWORK_RULES: dict[str, tuple[tuple[str, str], ...]] = {
+    "condconv": ((r"(.+)\.routing_fn\.", r"\1.block_branch."),),
+    "dcd": ((r"classifier\.\d\.", "fc."),),
+}
+
+
+def translate_method_keys(model: nn.Module, method: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of a public state dict the names that they have in ``model``.
+
+    Args:
+        model: a network, or a layer alone, of one method.
+        method: its name.
+        state: state dict in the public key names.
+
+    Raises:
+        CheckpointError: if two keys come to the same name.
+    """
+    rename = backbone_renamer(model)
+    prefixes = [
+        f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, DynamicLayer)
+    ]
+    translated: dict[str, Tensor] = {}
+    for key, value in state.items():
+        plain = _apply(NETWORK_RULES.get(method, ()), rename(key.removeprefix("module.")))
+        home = next((prefix for prefix in prefixes if plain.startswith(prefix)), None)
+        if home is not None:
+            plain = home + _apply(LAYER_RULES.get(method, ()), plain.removeprefix(home))
+        if plain in translated:
+            raise CheckpointError(f"two keys of the checkpoint, one of them '{key}', both mean '{plain}' here")
+        translated[plain] = value
+    return translated
+
+
+def _apply(rules: tuple[tuple[str, str], ...], key: str) -> str:
+    for pattern, new in rules:
+        changed, count = re.subn(rf"^{pattern}", new, key)
+        if count:
+            return changed
+    return key

@@ -1,0 +1,157 @@
+"""`dynaconv compare`: the comparison of :mod:`dynaconv.training.compare`, shown while it runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dynaconv.cli.options import (
+    SHORT,
+    epoch_line,
+    expand_short,
+    format_table,
+    make_parser,
+    on_terminal,
+    quiet_logs,
+)
+from dynaconv.cli.train import GROUPS
+from dynaconv.errors import DynaconvError
+from dynaconv.training.config import Recipe
+
+DESCRIPTION = """Train several networks on the same data and recipe with several seeds, then measure the seconds of a
+training step and of inference (all in turn, in one process) and the peak memory (each in a process of its own).
+
+Writes to --out: a run's folder for every network and seed, and at the end results-TIME.json, .md and .png, never over
+earlier ones. Call it again to go on after an interruption; finished runs are not repeated. To use several cores or
+devices, start the same command several times: the processes share the runs."""
+
+EXAMPLES = """
+dynaconv compare --data mnist5k --model resnet18 --backbone.channels '[16,32,64,128]' --epochs 8
+dynaconv compare --methods static odconv odconv:num_kernels=2,reduction=0.125 kernel_warehouse:budget=0.5 --seeds 0 1
+dynaconv compare --contenders contenders.yaml --recipe runs/NAME/TIME/config.yaml --out compare/mine
+dynaconv compare --from compare/mine             # table and picture again, without training
+dynaconv compare --from compare/mine --rounds 50 # and measured anew
+
+contenders.yaml is a list:
+  - {label: static}
+  - {label: half, method: {method: kernel_warehouse, budget: 0.5}, where: "layer4.*"}
+  - {label: KW 1x as in the paper, model: kw1x_resnet18}
+"""
+
+MODEL = "resnet18"
+SHORTER = {short: full for short, full in SHORT.items() if short != "--seed"}
+
+
+def parser() -> Any:
+    """Flags of the command: who, how often, and the fields of a recipe."""
+    short = ", ".join(f"{name} = {full}" for name, full in SHORTER.items())
+    flags = make_parser("compare", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES)
+    flags.add_argument(
+        "--methods",
+        type=str,
+        nargs="+",
+        default=None,
+        help="static, or a method, with fields as METHOD:FIELD=VALUE,...; all there are if not given. The first is "
+        "what the others are related to",
+    )
+    flags.add_argument(
+        "--contenders", type=str | None, default=None, help="a YAML list of networks, instead of methods"
+    )
+    flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each network is trained with each")
+    flags.add_argument(
+        "--out", type=str | None, default=None, help="folder of runs and results, compare/MODEL-DATA if not given"
+    )
+    flags.add_argument(
+        "--from", type=str | None, default=None, help="folder of an earlier comparison; only --rounds is heeded"
+    )
+    flags.add_argument("--rounds", type=int | None, default=None, help="how often each is timed; 20 if not given")
+    flags.add_argument("--no-timing", action="store_true", help="measure neither time nor memory")
+    flags.add_argument("--jobs", type=int, default=1, help="1; for more, start the same command several times")
+    flags.add_argument("--recipe", action="config", help="a recipe as YAML; flags after it override it")
+    flags.add_argument("--model", type=str, default=MODEL, help="a timm backbone")
+    flags.add_argument("--where", type=str | list[str] | None, default=None, help="layers to convert, of --methods")
+    flags.add_argument(
+        "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
+    )
+    flags.add_argument("--data", type=str, default=Recipe.data, help="digits, mnist5k, folder:PATH, or timm:NAME")
+    flags.add_argument("--method", type=dict[str, Any] | None, default=None, help="not used: give --methods")
+    for name, group in GROUPS.items():
+        flags.add_class_arguments(group, name)
+    return flags
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Compare, and print the table."""
+    values = parser().parse_args(expand_short(arguments, SHORTER)).as_dict()
+    for key in ("recipe", "__default_config__"):
+        values.pop(key, None)
+    keys = ("methods", "contenders", "seeds", "out", "from", "rounds", "no_timing", "jobs")
+    methods, listed, seeds, out, earlier, rounds, no_timing, jobs = (values.pop(key) for key in keys)
+    if jobs != 1:
+        raise DynaconvError(f"--jobs {jobs}: expected 1; for more at once, start the same command several times")
+    if rounds is not None and (rounds < 1 or no_timing):
+        raise DynaconvError(f"--rounds {rounds}: expected at least 1, and no --no-timing beside it")
+    if values["method"] is not None or values["run"]["seed"] != 0:
+        raise DynaconvError("a comparison takes --methods and --seeds, not --method or --run.seed; drop them")
+    from dynaconv.training.compare import ROUNDS, results_of, run_compare
+    from dynaconv.training.contenders import contender_of, every_method, read_contenders
+
+    quiet_logs()
+    if earlier is not None:
+        _show(results_of(earlier, rounds=rounds or 0, note=_note))
+        return
+    if listed is not None and methods is not None:
+        raise DynaconvError("--methods and --contenders are both given; expected one of them")
+    recipe = Recipe.from_dict(values)
+    if listed is not None:
+        contenders = read_contenders(listed, recipe.model, recipe.backbone)
+    else:
+        texts = every_method() if methods is None else methods
+        contenders = [contender_of(text, recipe.model, recipe.where, recipe.backbone) for text in texts]
+    folder = Path(out or "compare/" + re.sub(r"[^\w.-]+", "-", f"{recipe.model}-{recipe.data}"))
+    print(f"{len(contenders)} networks, {len(seeds)} seeds on {recipe.data}; everything goes to {folder}", flush=True)
+    try:
+        result = run_compare(
+            contenders,
+            seeds,
+            recipe,
+            folder,
+            rounds=0 if no_timing else rounds or ROUNDS,
+            start=_start,
+            report=epoch_line(recipe.schedule.epochs, "  "),
+            note=_note,
+            progress_bar=on_terminal(),
+        )
+    except KeyboardInterrupt:
+        print("\nto go on: the same command again; what has finished is kept")
+        raise
+    _show(result)
+
+
+def _start(run: Any) -> None:
+    left = "" if run.seconds_left is None else f"  (about {_duration(run.seconds_left)} left)"
+    again = ", goes on from its last checkpoint" if run.resumed else ""
+    print(f"\n[{run.number}/{run.total}] {run.label}, seed {run.seed}{again}{left}", flush=True)
+
+
+def _note(text: str) -> None:
+    print(text, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _show(result: Any) -> None:
+    from dynaconv.training.compare_table import HEADER, notes, table_rows
+
+    print(f"\n{format_table(HEADER, table_rows(result.values))}\n")
+    for line in notes(result.values):
+        print(line)
+    print(f"\nresults: {result.json}, {result.markdown.name}{f', {result.picture.name}' if result.picture else ''}")
+    if result.failed:
+        texts = "; ".join(f"{label}: {errors[0]}" for label, errors in result.failed.items())
+        raise DynaconvError(f"{len(result.failed)} failed ({texts}); the others' results stand. Call it again to retry")

@@ -1,0 +1,125 @@
+"""A lock file, so that several processes can share a folder of runs: made exclusively, with the owner's process in it.
+
+A lock whose process is gone is taken over. Processes of other machines can not be asked, and count as alive.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TORN_SECONDS = 10.0
+"""A lock without readable content is being written, unless it is older than this."""
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock for as long as the block runs, if no living process has it.
+
+    Args:
+        path: the lock file; its folder is made.
+
+    Yields:
+        Whether it was got; where not, nothing is held.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    got = _create(path, token) or (_remove_stale(path) and _create(path, token))
+    try:
+        yield got
+    finally:
+        if got and (_read(path) or {}).get("token") == token:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def wait_lock(path: Path, poll_seconds: float = 1.0) -> Iterator[None]:
+    """Hold a lock for as long as the block runs, and wait for it if need be."""
+    while True:
+        with try_lock(path) as got:
+            if got:
+                yield
+                return
+        time.sleep(poll_seconds)
+
+
+def owner(path: Path) -> str | None:
+    """Who holds a lock, as text for people; None if nobody alive does."""
+    content = _read(path)
+    if content is None or not _alive(path, content):
+        return None
+    return f"process {content['pid']} on {content['host']}" if content else "a process that is just starting"
+
+
+def _create(path: Path, token: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    pid = os.getpid()
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump({"pid": pid, "born": _born(pid), "host": socket.gethostname(), "token": token}, file)
+    return True
+
+
+def _remove_stale(path: Path) -> bool:
+    """Put a dead process's lock away; False if it is alive."""
+    seen = _read(path)
+    if seen is None:
+        return True
+    if _alive(path, seen):
+        return False
+    # Moved, not deleted: if another process was faster, what is moved is its new lock, which goes back.
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return True
+    if _read(aside) == seen:
+        aside.unlink()
+        return True
+    aside.rename(path)
+    return False
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Content of a lock: None if there is no file, empty if it can not be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) and {"pid", "host", "token"} <= content.keys() else {}
+
+
+def _alive(path: Path, content: dict[str, Any]) -> bool:
+    if not content:
+        try:
+            return time.time() - path.stat().st_mtime < TORN_SECONDS
+        except FileNotFoundError:
+            return False
+    if content["host"] != socket.gethostname() or os.name == "nt":  # where signal 0 is no question
+        return True
+    try:
+        os.kill(content["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _born(content["pid"]) == content.get("born")
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, so that another one with the same number is told apart; None where /proc is missing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,186 @@
+"""Seconds of a training step and of inference, for several networks side by side.
+
+Fair by construction: one process, one batch, and in every round each network runs once, in an order drawn anew, so
+that a machine that grows slower, or a neighbour that wakes up, meets all of them. Ratios are taken within rounds.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dynaconv
+from dynaconv.errors import DynaconvError, require
+from dynaconv.training._lightning import quiet_lightning
+from dynaconv.training.config import Recipe
+from dynaconv.training.data import ImageDataModule
+from dynaconv.training.fitting import build_model
+from dynaconv.training.module import make_optimizer, use_channels_last
+
+WARM_UP_ROUNDS = 2
+STILL = 1e-12
+"""Learning rate while measuring: the optimiser does its work, and the network stays as it is for the next step."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The batch that everybody is measured with.
+
+    Args:
+        batch_size: images.
+        in_chans: channels.
+        image_size: side in pixels.
+        num_classes: length of the logits.
+    """
+
+    batch_size: int
+    in_chans: int
+    image_size: int
+    num_classes: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Workload:
+        """The batch of a recipe's training; opens its data to see how many classes and channels they have."""
+        images = ImageDataModule.from_recipe(recipe)
+        images.setup()
+        return cls(recipe.loader.batch_size, images.in_chans, images.image_size, len(images.classes))
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Noise with labels, always the same."""
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch_size, self.in_chans, self.image_size, self.image_size, generator=draw)
+        return images, torch.randint(self.num_classes, (self.batch_size,), generator=draw)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is timed of a network.
+
+    Args:
+        train: forward, backward and one step of the optimiser.
+        infer: forward in evaluation mode, without gradients.
+    """
+
+    train: Callable[[], None]
+    infer: Callable[[], None]
+
+
+def make_fabric(recipe: Recipe) -> Any:
+    """Lightning's Fabric for a recipe's device and precision.
+
+    Raises:
+        DynaconvError: if Lightning refuses them.
+    """
+    fabric = require("lightning.fabric", "train").Fabric
+    run = recipe.run
+    try:
+        with quiet_lightning():
+            return fabric(accelerator=run.accelerator, devices=1, precision=run.precision)
+    except (ValueError, RuntimeError) as error:
+        raise DynaconvError(f"Lightning refuses run={run}: {error}") from error
+
+
+def make_steps(recipe: Recipe, workload: Workload, fabric: Any) -> Steps:
+    """Build a recipe's network with its optimiser, at the end of its temperature's schedule.
+
+    Args:
+        recipe: network, optimiser, gradient clipping, label smoothing, layout.
+        workload: the batch.
+        fabric: device and precision, of :func:`make_fabric`.
+    """
+    built = build_model(recipe, workload.num_classes, workload.in_chans)[0]
+    return steps_of(built, recipe, workload, fabric)
+
+
+def steps_of(built: nn.Module, recipe: Recipe, workload: Workload, fabric: Any) -> Steps:
+    """The steps of a network that exists."""
+    temperature = dynaconv.temperature_at(built, 1.0)
+    if temperature is not None:
+        dynaconv.set_temperature(built, temperature)
+    layout = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
+    if recipe.run.channels_last:
+        use_channels_last(built)
+    with quiet_lightning():
+        model, optimizer = fabric.setup(built, make_optimizer(built, replace(recipe.optimizer, lr=STILL)))
+    images, labels = (tensor.to(fabric.device) for tensor in workload.batch())
+    images = images.contiguous(memory_format=layout)
+    clip_norm, smoothing = recipe.optimizer.clip_norm, recipe.augment.label_smoothing
+
+    def train() -> None:
+        model.train()
+        optimizer.zero_grad()
+        fabric.backward(F.cross_entropy(model(images).float(), labels, label_smoothing=smoothing))
+        if clip_norm is not None:
+            fabric.clip_gradients(model, optimizer, max_norm=clip_norm)
+        optimizer.step()
+
+    def infer() -> None:
+        model.eval()
+        with torch.inference_mode():
+            model(images)
+
+    return Steps(train, infer)
+
+
+def synchronizer(fabric: Any) -> Callable[[], None]:
+    """What must be waited for before the clock is read."""
+    return torch.cuda.synchronize if fabric.device.type == "cuda" else lambda: None
+
+
+def time_interleaved(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    synchronize: Callable[[], None] = lambda: None,
+    warm_up: int = WARM_UP_ROUNDS,
+) -> dict[str, list[float]]:
+    """Time functions in turn.
+
+    Args:
+        functions: what to time, by name.
+        rounds: how often each runs.
+        synchronize: called before the clock is read.
+        warm_up: further rounds before, which do not count.
+
+    Returns:
+        Seconds of every round, by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    order, draw = list(functions), random.Random(0)
+    for turn in range(-warm_up, rounds):
+        draw.shuffle(order)
+        for name in order:
+            synchronize()
+            began = time.perf_counter()
+            functions[name]()
+            synchronize()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def summarise(seconds: Sequence[float], reference: Sequence[float] | None, per: int = 1) -> dict[str, Any]:
+    """Median, extremes and ratio of timings.
+
+    Args:
+        seconds: of every round.
+        reference: seconds of the network to relate to, in the same rounds; None for no ratio.
+        per: what to divide the seconds by, such as the images of a batch; not the ratio.
+
+    Example:
+        >>> summarise([2.0, 4.0, 3.0], [1.0, 1.0, 2.0])
+        {'median': 3.0, 'lowest': 2.0, 'highest': 4.0, 'ratio': 2.0}
+    """
+    return {
+        "median": median(seconds) / per,
+        "lowest": min(seconds) / per,
+        "highest": max(seconds) / per,
+        "ratio": None if reference is None else median(a / b for a, b in zip(seconds, reference, strict=True)),
+    }
