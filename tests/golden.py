@@ -17,6 +17,10 @@ import dynaconv
 DATA = Path(__file__).parent / "data" / "golden"
 TOLERANCE = 1e-6
 
+_FILES = sorted(path.stem for path in (DATA / "layers").glob("*.safetensors"))
+METHOD_LAYERS = [name for name in _FILES if name.startswith(("odconv", "dyconv", "condconv", "dcd"))]
+WAREHOUSE_LAYERS = [name for name in _FILES if name not in METHOD_LAYERS]
+
 STATIC = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
 
 
@@ -75,6 +79,35 @@ def build_chain(spec: dict[str, Any]) -> nn.Module:
         norm={"batchnorm": "batch", "layernorm": "layer"}[spec["norm"]],
     )
     return dynaconv.convert(Chain(layers), config, where="*").double().eval()
+
+
+# The public code's names of arguments -> those here.
+_ARGUMENTS = {
+    "in_planes": "in_channels",
+    "inplanes": "in_channels",
+    "out_planes": "out_channels",
+    "planes": "out_channels",
+    "kernel_num": "num_kernels",
+    "K": "num_kernels",
+    "ratio": "reduction",
+}
+# How a method's file begins -> its layer, and what the public code does unless told otherwise.
+_LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "odconv2d": (dynaconv.ODConv2d, {"bias": False}),
+    "dyconv1d": (dynaconv.DYConv1d, {"branch": "kaijieshi7"}),
+    "dyconv2d": (dynaconv.DYConv2d, {"branch": "kaijieshi7"}),
+    "dyconv3d": (dynaconv.DYConv3d, {"branch": "kaijieshi7"}),
+    "condconv2d": (dynaconv.CondConv2d, {}),
+    "dcd": (dynaconv.DCDConv2d, {"bias": False}),
+}
+
+
+def build_layer(name: str, spec: dict[str, Any]) -> nn.Module:
+    """The layer that a file of one of the other methods describes."""
+    kind, defaults = _LAYERS[name.partition("_")[0]]
+    given = spec.get("args", {key: value for key, value in spec.items() if key not in ("layer", "weight_layout")})
+    arguments = {_ARGUMENTS.get(key, key): value for key, value in given.items()}
+    return kind(**defaults, **arguments).double().eval()
 
 
 def weights_from_names(keys: dict[str, tuple[list[int], str]]) -> dict[str, Tensor]:

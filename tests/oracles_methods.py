@@ -1,8 +1,8 @@
-"""Slow oracles of whole layers, written from the papers' formulas: a layer's own weights and an input in, its output out.
+"""Slow oracles of whole layers, written from the papers' formulas: a layer's weights and an input in, its output out.
 
-Every method is a function ``(weights, layer, x) -> (kernels, bias)``: one kernel ``(B, O, I / groups, *k)`` and one bias
-``(B, O)`` for every sample. ``layer`` is read for its sizes, config and training flag only. DCD, which adds a second
-path, and the gates, which have no kernel, give their output instead.
+Every method is a function ``(weights, layer, x) -> (kernels, bias)``: one kernel ``(B, O, I / groups, *k)`` and one
+bias ``(B, O)`` for every sample. ``layer`` is read for its sizes, config and training flag only. DCD, which adds a
+second path, and the gates, which have no kernel, give their output instead.
 """
 
 from __future__ import annotations
@@ -219,7 +219,9 @@ def weightnet(weights, layer, x):
 
 
 def cgc(weights, layer, x):
-    """W[o, i] gated by sigmoid(decode(relu(BN(e)))[i] + decode(relu(BN(interact(relu(BN(e))))))[o]), e = encode(pool x)."""
+    """W[o, i] gated by sigmoid(in[i] + out[o]); code e = encode(pool x), in = decode(ReLU(BN(e))),
+    out = decode(ReLU(BN(interact(ReLU(BN(e)))))), the interaction in runs of channels, one weight for all runs.
+    """
     training, name = layer.training, "attention."
     encoded = affine(weights, f"{name}encode", _averaged_to(x, layer.kernel_size).flatten(2))
     to_in = normalised(encoded, weights, f"{name}norm_in", training).clamp(min=0)

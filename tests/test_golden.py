@@ -1,4 +1,4 @@
-"""The authors' code, number for number: outputs, gradients, assignments and whole networks."""
+"""KernelWarehouse, number for number as the authors' code has it: outputs, gradients, assignments, whole networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dynaconv.checkpoints import translate_reference_keys
 from tests.golden import (
     DATA,
     TOLERANCE,
+    WAREHOUSE_LAYERS,
     build_chain,
     calibrated_logits,
     read_layers,
@@ -18,16 +19,15 @@ from tests.golden import (
     weights_from_names,
 )
 
-LAYERS = sorted(path.stem for path in (DATA / "layers").glob("*.safetensors"))
-MODELS = sorted(path.stem for path in (DATA / "models").glob("*.json"))
+MODELS = sorted(path.stem for path in (DATA / "models").glob("kw*.json"))
 
 
 def test_golden_data_is_there():
-    assert len(LAYERS) == 14
+    assert len(WAREHOUSE_LAYERS) == 14
     assert len(MODELS) == 4
 
 
-@pytest.fixture(params=LAYERS)
+@pytest.fixture(params=WAREHOUSE_LAYERS)
 def golden(request):
     spec, tensors = read_layers(request.param)
     chain = build_chain(spec)

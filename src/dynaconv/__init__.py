@@ -58,6 +58,7 @@ from dynaconv.nn import (
     dynamic_layers,
     get_temperature,
     relink,
+    schedule_temperature,
     set_temperature,
     temperature_at,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "plan",
     "profile",
     "relink",
+    "schedule_temperature",
     "set_temperature",
     "temperature_at",
 ]

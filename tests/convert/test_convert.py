@@ -11,6 +11,7 @@ from torch import nn
 import dynaconv
 from dynaconv import DynaconvError, KernelWarehouseConfig
 from dynaconv.convert import find_candidates, register_method, select_layers
+from dynaconv.convert.kernel_warehouse import KernelWarehouseMethod
 from dynaconv.errors import LostWarehouseError, NothingSelectedError, PlanError, PlanWarning
 from dynaconv.nn import Warehouses
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
@@ -227,7 +228,7 @@ def test_a_single_layer(layer, x):
             ),
             "made for another '1'",
         ),
-        (lambda: register_method(KernelWarehouseConfig)(object), "registered already"),
+        (lambda: register_method(KernelWarehouseConfig, KernelWarehouseMethod()), "registered already"),
     ],
 )
 def test_bad_requests(call, message):

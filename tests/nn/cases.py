@@ -91,6 +91,7 @@ METHODS: dict[str, list[Case]] = {
         [dyn.WeightNetConv1d, dyn.WeightNetConv2d, dyn.WeightNetConv3d], fields={"expansion": 4, "grouping": 2}
     ),
     "cgc": convolutions([dyn.CGConv1d, dyn.CGConv2d, dyn.CGConv3d], fields={"group_size": 4}),
+    "fdconv": convolutions([dyn.FDConv1d, dyn.FDConv2d, dyn.FDConv3d], fields={"num_kernels": 5, "bands": (2, 3)}),
     "se": gates(dyn.SE, {"reduction": 1 / 4}),
     "cbam": gates(dyn.CBAM, {"reduction": 1 / 4, "kernel_size": 3, "bias": True}),
     "eca": gates(dyn.ECA, {"kernel_size": 5}),

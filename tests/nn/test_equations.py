@@ -1,4 +1,7 @@
-"""Every layer against its paper's formula, in float64: outputs over the whole signature of nn.ConvNd, and gradients."""
+"""Every layer against its paper's formula, in float64: outputs over the whole signature of nn.ConvNd, and gradients.
+
+FDConv's formulas fill a file of their own, ``test_fdconv.py``.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,11 @@ GEOMETRIES = [
     {"padding": 1, "padding_mode": "replicate", "dilation": 2},
     {"padding": "same", "padding_mode": "reflect", "stride": 2},
 ]
-CONVOLUTIONS = {name: case for name, case in CASES.items() if case.is_convolution}
-OTHERS = {name: case for name, case in CASES.items() if not case.is_convolution}
+CONVOLUTIONS = {n: case for n, case in CASES.items() if case.is_convolution and case.config.method != "fdconv"}
+OTHERS = {n: case for n, case in CASES.items() if not case.is_convolution}
 # Branches of other forms than the table's, which have a formula of their own.
 VARIANTS = {
+    "dyconv of kaijieshi7": (dynaconv.DYConv2d, {"branch": "kaijieshi7"}),
     "odconv one kernel": (dynaconv.ODConv2d, {"num_kernels": 1}),
     "odconv two attentions": (dynaconv.ODConv2d, {"num_kernels": 2, "attentions": ("kernel", "channel")}),
     "odconv filter alone": (dynaconv.ODConv2d, {"attentions": ("filter",)}),

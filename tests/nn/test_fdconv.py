@@ -144,7 +144,7 @@ def oracle(layer, x):
         for copy_ in range(config.param_ratio):
             values = w["dft_weight"][copy_]
             if kept == half:
-                values = torch.stack([values[u, v] for u, v in groups_of])
+                values = torch.stack([values[u * (columns // 2 + 1) + v] for u, v in groups_of])
             scale = torch.stack([weights[b, copy_ * number + group] for group in groups_of.values()])
             matrix = matrix + spatial(values * scale.unsqueeze(1), groups_of, rows, columns)
         matrix = matrix * max(min(layer.out_channels, inner) // 2, 1) / config.param_ratio
@@ -307,6 +307,14 @@ def test_parameters(groups, kernel_size, ratio, reduction):
         part = name.split(".")[1] if name.startswith("attention") else name
         counted[part] += parameter.numel()
     assert counted == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "width"), [(1, 1), (2, 1), (4, 3), (16, 3), (64, 5), (512, 5), (1024, 7), (2048, 7)]
+)
+def test_width_of_the_local_branch(channels, width):
+    layer = FDConv2d(channels, 1, 1, num_kernels=1, device="meta")
+    assert layer.attention["ksm_local"].conv.weight.shape == (1, 1, width)
 
 
 def test_a_whole_spectrum_is_a_kernel_and_its_mirror_column():

@@ -289,7 +289,6 @@ def test_initial_spread_of_the_kernels():
         (lambda: KWConv2d(4, 8, (3, 3, 3)), r"kernel_size=\(3, 3, 3\); expected .* or 2 of them"),
         (lambda: KWConv2d(4, 8, 3, stride=0), "stride=0"),
         (lambda: KWConv2d(4, 8, 3, padding="some"), "padding='some'"),
-        (lambda: KWConv2d(4, 8, 3, padding="same", stride=2), "needs stride 1"),
         (lambda: KWConv2d(4, 8, 3, padding_mode="odd"), "padding_mode='odd'"),
         (lambda: KWConv2d(4, 8, 3)(torch.randn(2, 5, 8, 8)), "got 5 channels; expected 4"),
         (lambda: KWConv2d(4, 8, 3)(torch.randn(8, 8)), "expected 4 dimensions"),

@@ -7,6 +7,7 @@ from dynaconv.nn.base import (
     dynamic_layers,
     get_temperature,
     relink,
+    schedule_temperature,
     set_temperature,
     temperature_at,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "dynamic_layers",
     "get_temperature",
     "relink",
+    "schedule_temperature",
     "set_temperature",
     "temperature_at",
 ]

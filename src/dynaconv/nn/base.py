@@ -180,6 +180,27 @@ def temperature_at(model: nn.Module, progress: float) -> float | None:
     return next((t for layer in dynamic_layers(model) if (t := layer.temperature_at(progress)) is not None), None)
 
 
+def schedule_temperature(model: nn.Module, progress: float) -> float | None:
+    """Set every dynamic layer to its own method's schedule, so that a network may mix methods.
+
+    Args:
+        model: a network, converted or not.
+        progress: share of the schedule that has passed, 0 to 1.
+
+    Returns:
+        The temperature of the first layer that has one, or None.
+
+    Raises:
+        LostWarehouseError: if the network was taken apart and its shared cells were left behind.
+    """
+    check_linked(model)
+    for layer in dynamic_layers(model):
+        value = layer.temperature_at(progress)
+        if value is not None:
+            layer.set_temperature(value)
+    return temperature_at(model, progress)
+
+
 def _per_dimension(name: str, value: int | Sequence[int], dims: int, minimum: int) -> tuple[int, ...]:
     values = (value,) * dims if isinstance(value, int) else tuple(value)
     if len(values) != dims or any(not isinstance(v, int) or v < minimum for v in values):

@@ -17,7 +17,8 @@ holds. Formulas and sizes are those of the authors' code (github.com/Linwei-Chen
   weights of the local branch start at one value.
 - r spectra (``param_ratio``) are averaged; in the code their sum starts r times too large.
 - A cut spectrum (``param_reduction``) keeps the gain of a whole one, which the code leaves out.
-- Bands are exact for every size of map; the code stretches the masks of a 64 x 64 map.
+- Bands are exact for every size of map, a bound belongs to the lower one; the code stretches the masks of a 64 x 64
+  map, where rounding leaves the bound 1/4, and no other, to the higher one.
 - FBM is used for every kernel of more than one position; the code lists sizes (3), beside those it takes (1 and 3).
 - In 1-d and 3-d, which the code has not, the kernel's last dimension goes with I and the others with O.
 - Left out: temperatures (1 in the public configs), gates of tanh and softmax, and maps for groups of channels.
@@ -140,20 +141,18 @@ class _FDConvNd(MethodConvNd):
         config, positions, options = self.config, self.geometry.positions, {"device": device, "dtype": dtype}
         out_channels, in_channels, *size = self.kernel_shape
         self.rows, self.columns = out_channels * math.prod(size[:-1]), in_channels * size[-1]
-        half = (self.rows, self.columns // 2 + 1)
-        places = math.prod(half)
+        places = self.rows * (self.columns // 2 + 1)
         kept = max(int(places * config.param_reduction), 1)
         self.num_kernels = min(config.num_kernels, kept)
         self.gain = max(min(out_channels, in_channels) // 2, 1)
-        shape = (config.param_ratio, *(half if kept == places else (kept,)), 2)
-        self.dft_weight = nn.Parameter(torch.empty(shape, **options))
+        self.dft_weight = nn.Parameter(torch.empty(config.param_ratio, kept, 2, **options))
         self.register_buffer("order", torch.empty(kept, dtype=torch.long, device=device), persistent=False)
         self.register_buffer("group", torch.empty(places, dtype=torch.int32, device=device), persistent=False)
         depthwise = self.in_channels == self.groups == self.out_channels
         sizes = {
             "channel": self.in_channels,
-            "filter": 0 if depthwise else self.out_channels,
             "spatial": positions if positions > 1 else 0,
+            "filter": 0 if depthwise else self.out_channels,
         }
         sizes = {name: n for name, n in sizes.items() if n and name in config.modulations}
         if self.num_kernels * config.param_ratio > 1:
@@ -188,19 +187,21 @@ class _FDConvNd(MethodConvNd):
     def adopt_kernel(self, kernel: Tensor) -> None:
         """Take over a static kernel ``(O, C / groups, *k)``, as far as the spectrum has its frequencies."""
         last = self.dims + 1
-        half = torch.fft.rfft2(widen(kernel).permute(0, *range(2, last), 1, last).reshape(self.rows, self.columns))
-        half = half if half.numel() == self.order.numel() else half.flatten()[self.order]
+        matrix = widen(kernel).permute(0, *range(2, last), 1, last).reshape(self.rows, self.columns)
+        half = torch.fft.rfft2(matrix).flatten()
+        half = half[self.order] if self.order.numel() < half.numel() else half
         self.dft_weight.copy_(torch.view_as_real(half / self.gain))
 
     def _mix(self, weights: Tensor | None) -> Tensor:
         """FDW: gates of the kernels ``(B, r n)`` -> ``(B, O, C / groups, *k)``; without, one kernel for all."""
-        values, copies, places = widen(self.dft_weight), self.config.param_ratio, self.group.numel()
-        spectrum = torch.complex(values[..., 0], values[..., 1]).flatten(1) * (self.gain / copies)
+        copies, places = self.config.param_ratio, self.group.numel()
+        values = widen(self.dft_weight) * (self.gain / copies)
         if self.order.numel() < places:
-            spectrum = spectrum.new_zeros(copies, places).index_copy(1, self.order, spectrum)
+            values = values.new_zeros(copies, places, 2).index_copy(1, self.order, values)
         if weights is not None:
             weights = weights.to(values.dtype).unflatten(1, (copies, self.num_kernels))
-            spectrum = (weights.index_select(2, self.group) * spectrum).sum(dim=1)
+            values = (weights.index_select(2, self.group).unsqueeze(3) * values).sum(dim=1)
+        spectrum = torch.complex(values[..., 0], values[..., 1])
         matrix = inverse_transform(spectrum.unflatten(1, (self.rows, -1)), self.columns)
         out_channels, in_channels, *size = self.kernel_shape
         last = self.dims + 2
@@ -218,16 +219,18 @@ class _FDConvNd(MethodConvNd):
         kernels = self._mix(gates.pop("kernel", None)).unflatten(1, (groups, outer))
         shapes = {
             "channel": (groups, 1, inner, *ones),
-            "filter": (groups, outer, 1, *ones),
             "spatial": (1, 1, 1, *size),
+            "filter": (groups, outer, 1, *ones),
         }
+        modulation = kernels.new_ones(())
         for name, gate in gates.items():
-            kernels = kernels * gate.to(kernels.dtype).reshape(batch, *shapes[name])
+            modulation = modulation * gate.to(kernels.dtype).reshape(batch, *shapes[name])
         if "ksm_local" in self.attention:
             gate = self.attention["ksm_local"](pooled).reshape(batch, outer, *size, groups, inner)
             last = self.dims + 2
-            kernels = kernels * gate.to(kernels.dtype).permute(0, last, 1, last + 1, *range(2, last))
-        return kernels.flatten(1, 2).expand(batch, *self.kernel_shape).to(self.dft_weight.dtype)
+            modulation = modulation * gate.to(kernels.dtype).permute(0, last, 1, last + 1, *range(2, last))
+        kernels = (kernels * modulation).flatten(1, 2)
+        return kernels.expand(batch, *self.kernel_shape).to(self.dft_weight.dtype)
 
     def convolve(self, x: Tensor) -> Tensor:
         """Modulate the input's bands, convolve every sample with its own kernel, add the bias."""

@@ -33,6 +33,13 @@ def settle_config(config_type: type[Any], config: Any, changes: Mapping[str, Any
     return replace(config, **changes)
 
 
+def _split_branch(branch: Any, changes: dict[str, Any]) -> tuple[BlockBranch | None, dict[str, Any]]:
+    """Tell a block's branch from a config's field ``branch``, which DY-Conv has."""
+    if branch is None or isinstance(branch, BlockBranch):
+        return branch, changes
+    return None, {"branch": branch, **changes}
+
+
 def fill_kaiming(weight: Tensor, kernel_shape: Sequence[int], groups: int = 1) -> None:
     """Kaiming normal, fan-out, ReLU, for one kernel or many: std = sqrt(2 / fan_out).
 
@@ -61,7 +68,8 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         device: where parameters live.
         dtype: of the parameters.
         config: the method's config; its defaults if not given.
-        branch: the branch of the block that the layer is in; without one the layer has its own.
+        branch: the branch of the block that the layer is in; without one the layer has its own. Anything but a
+            :class:`BlockBranch` is the config's field of that name.
         changes: fields of the config that differ.
 
     Raises:
@@ -85,7 +93,7 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         dtype: torch.dtype | None = None,
         *,
         config: Any = None,
-        branch: BlockBranch | None = None,
+        branch: BlockBranch | Any = None,
         **changes: Any,
     ) -> None:
         super().__init__(
@@ -101,16 +109,17 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
             device,
             dtype,
         )
+        branch, changes = _split_branch(branch, changes)
         self.config = settle_config(self.config_type, config, changes)
         self._shared = None if branch is None else (branch,)  # in a tuple, so that it is not registered a second time
         self.make(device, dtype)
         self.reset_parameters()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # A stack of kernels has a dimension more than one kernel: a memory format that is meant for images would fail
-        # on it or shuffle it. Flattened, device and dtype change and the layout stays.
+        # Stacks of kernels and spectra have more or fewer dimensions than a kernel: a memory format that is meant for
+        # kernels would fail on them or shuffle them. Flattened, device and dtype change and the layout stays.
         def keep_layout(tensor: Tensor) -> Tensor:
-            return fn(tensor.flatten()).view(tensor.shape) if tensor.dim() > self.dims + 2 else fn(tensor)
+            return fn(tensor) if tensor.dim() == self.dims + 2 else fn(tensor.flatten()).view(tensor.shape)
 
         return super()._apply(keep_layout, recurse)
 
@@ -143,7 +152,8 @@ class MethodLinear(DynamicLinear, SharesBlockBranch):
         device: where parameters live.
         dtype: of the parameters.
         config: the method's config; its defaults if not given.
-        branch: the branch of the block that the layer is in; without one the layer has its own.
+        branch: the branch of the block that the layer is in; without one the layer has its own. Anything but a
+            :class:`BlockBranch` is the config's field of that name.
         changes: fields of the config that differ.
 
     Raises:
@@ -161,10 +171,11 @@ class MethodLinear(DynamicLinear, SharesBlockBranch):
         dtype: torch.dtype | None = None,
         *,
         config: Any = None,
-        branch: BlockBranch | None = None,
+        branch: BlockBranch | Any = None,
         **changes: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
+        branch, changes = _split_branch(branch, changes)
         self.config = settle_config(self.config_type, config, changes)
         self._shared = None if branch is None else (branch,)
         self.make(device, dtype)

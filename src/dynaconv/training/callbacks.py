@@ -26,7 +26,7 @@ def iteration_number(trainer: Trainer, batch_idx: int) -> int:
 
 
 class TemperatureCallback(Callback):
-    """Sets the temperature of every dynamic layer before each iteration (KernelWarehouse, section 3.3).
+    """Sets the temperature of every dynamic layer, by its method's schedule, before each iteration.
 
     Progress is t / T with t = iteration + 1, counted over data-loader iterations (not optimiser steps, which gradient
     accumulation makes fewer), and T = ``epochs`` times the iterations of an epoch, as in the paper's code. Static
@@ -52,11 +52,12 @@ class TemperatureCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the temperature, where it changes."""
-        value = dynaconv.temperature_at(pl_module, self.progress(trainer, batch_idx))
+        progress = self.progress(trainer, batch_idx)
+        value = dynaconv.temperature_at(pl_module, progress)
         if value is None:
             return
         if value != self.value:
-            dynaconv.set_temperature(pl_module, value)
+            dynaconv.schedule_temperature(pl_module, progress)
             self.value = value
         pl_module.log("tau", value, prog_bar=True, on_step=True, on_epoch=False)
 

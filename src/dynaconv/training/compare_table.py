@@ -98,9 +98,9 @@ def _time(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return NONE
     milliseconds = 1000 * values["median"]
-    digits = max(0, 2 - len(str(int(milliseconds)))) if milliseconds >= 1 else 3
+    shown = f"{milliseconds:.3g}" if milliseconds < 1000 else f"{milliseconds:,.0f}"
     ratio = f" ({values['ratio']:.2f}x)" if values["ratio"] is not None else ""
-    return f"{milliseconds:,.{digits}f} ms{ratio}"
+    return f"{shown} ms{ratio}"
 
 
 def _number(value: int | None) -> str:

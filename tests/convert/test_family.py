@@ -1,0 +1,139 @@
+"""Conversion by every method: what is chosen by default, what is refused and why, what stays."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import dynaconv
+from dynaconv.convert import config_from_dict, config_types, find_candidates
+from dynaconv.errors import DynaconvError, NothingSelectedError, PlanError
+
+METHODS = sorted(config_types())
+
+
+def resnet():
+    return timm.create_model("resnet18", num_classes=4)
+
+
+def mobilenet():
+    return timm.create_model("mobilenetv2_050", num_classes=4)
+
+
+def regnet():
+    return torchvision.models.regnet_y_400mf(num_classes=4)
+
+
+def step(model):
+    """One training step, which also gives BatchNorm its statistics; names of parameters without a gradient."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # at the first step running statistics are far off, and products of maps overflow
+    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    return [name for name, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [resnet, mobilenet, regnet])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_line(method, make):
+    model = make()
+    config = config_from_dict({"method": method})
+    plan = dynaconv.plan(model, config)
+    assert dynaconv.convert(model, config) is model
+    assert sum(p.numel() for p in model.parameters()) == plan.parameters_after
+    assert f"{plan.parameters_after:,}" in str(plan)
+    assert step(model) == []
+    twin = dynaconv.convert(make(), config)
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(twin.eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_config_survives_a_file(method):
+    config = config_from_dict({"method": method})
+    assert config_from_dict(config.to_dict()) == config
+    assert isinstance(hash(config) if method != "kernel_warehouse" else 0, int)
+    with pytest.raises(DynaconvError, match=f"unknown fields .*{type(config).__name__}"):
+        config_from_dict({"method": method, "no_such_field": 1})
+
+
+def test_unknown_method():
+    with pytest.raises(DynaconvError, match=r"method='odcon' is not known; expected one of \['cbam'"):
+        config_from_dict({"method": "odcon"})
+
+
+def test_dcd_leaves_depthwise_layers_and_says_so():
+    plan = dynaconv.plan(mobilenet(), dynaconv.DCDConfig(), where="*")
+    reasons = dict(plan.refused)
+    assert "depth-wise" in reasons["blocks.1.0.conv_dw"]
+    assert "depth-wise" in str(plan)
+    names = {layer.name for layer in plan.layers}
+    assert {"conv_stem", "classifier", "blocks.1.0.conv_pw"} <= names
+    assert dynaconv.convert(mobilenet(), plan).blocks[1][0].conv_dw.groups > 1
+
+
+def test_cgc_takes_spatial_kernels_alone():
+    plan = dynaconv.plan(timm.create_model("resnet50"), dynaconv.CGCConfig())
+    assert all(layer.spec.is_spatial for layer in plan.layers)
+    with pytest.raises(NothingSelectedError, match=r"cgc converts none of the 1 layers chosen: 'layer1\.0\.conv1': CGC"):
+        dynaconv.plan(timm.create_model("resnet50"), dynaconv.CGCConfig(), where="layer1.0.conv1")
+
+
+def test_methods_without_linear_layers_say_so():
+    with pytest.raises(NothingSelectedError, match="the method odconv has no linear layer"):
+        dynaconv.plan(resnet(), dynaconv.ODConvConfig(), where="fc")
+
+
+def test_bias_of_experts_starts_from_the_static_one():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3))
+    bias = net[1].bias.detach().clone()
+    dynaconv.convert(net, dynaconv.DYConvConfig(num_kernels=3))
+    assert torch.equal(net[1].bias, bias.expand(3, -1))
+    net = dynaconv.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)), dynaconv.ODConvConfig())
+    assert net[1].bias.shape == (6,)
+
+
+def test_one_network_may_mix_methods_and_each_keeps_its_schedule():
+    model = dynaconv.convert(resnet(), dynaconv.ODConvConfig(), "layer4")
+    dynaconv.convert(model, dynaconv.KernelWarehouseConfig(), "layer3")
+    dynaconv.convert(model, dynaconv.SEConfig(), ["layer1.*.conv2"])
+    assert dynaconv.schedule_temperature(model, 0.5) == pytest.approx(0.5)
+    assert model.layer4[0].conv1.get_temperature() == pytest.approx(15.5)
+    assert model.layer3[0].conv1.get_temperature() == pytest.approx(0.5)
+    assert step(model) == []
+
+
+def test_schedule_temperature_of_a_static_network():
+    assert dynaconv.schedule_temperature(resnet(), 0.5) is None
+
+
+def test_a_network_is_given_a_blocks_branch_once():
+    model = dynaconv.convert(resnet(), dynaconv.CondConvConfig(), "layer4.0.conv1")
+    with pytest.raises(PlanError, match=r"'layer4\.0' has a member 'block_branch' already"):
+        dynaconv.convert(model, dynaconv.CondConvConfig(), "layer4.0.conv2")
+
+
+def test_tensorflow_padding_converts():
+    net = timm.create_model("tf_efficientnet_b0", num_classes=4)
+    same = [name for name, m in net.named_modules() if type(m).__name__ == "Conv2dSame"]
+    assert same
+    assert not set(same) & set(find_candidates(net).refused)
+    sizes = {}
+    hooks = [
+        net.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: sizes.update({name: o.shape}))
+        for name in same
+    ]
+    with torch.no_grad():
+        net.eval()(torch.randn(1, 3, 61, 50))
+        before = dict(sizes)
+        dynaconv.convert(net, dynaconv.ODConvConfig())(torch.randn(1, 3, 61, 50))
+    assert sizes == before
+    assert len(hooks) == len(same)
+    assert type(net.blocks[1][0].conv_dw) is dynaconv.ODConv2d
