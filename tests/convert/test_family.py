@@ -27,13 +27,16 @@ def regnet():
     return torchvision.models.regnet_y_400mf(num_classes=4)
 
 
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
 def step(model):
     """One training step, which also gives BatchNorm its statistics; names of parameters without a gradient."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0  # at the first step running statistics are far off, and products of maps overflow
-    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
+            module.momentum = 1.0  # after one slow step running statistics are far off
+    model(IMAGES).square().mean().backward()
     return [name for name, p in model.named_parameters() if p.grad is None]
 
 
@@ -50,9 +53,8 @@ def test_one_line(method, make):
     assert step(model) == []
     twin = dynaconv.convert(make(), config)
     twin.load_state_dict(model.state_dict())
-    x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(twin.eval()(x), model.eval()(x))
+        torch.testing.assert_close(twin.eval()(IMAGES), model.eval()(IMAGES))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,7 +84,7 @@ def test_dcd_leaves_depthwise_layers_and_says_so():
 def test_cgc_takes_spatial_kernels_alone():
     plan = dynaconv.plan(timm.create_model("resnet50"), dynaconv.CGCConfig())
     assert all(layer.spec.is_spatial for layer in plan.layers)
-    with pytest.raises(NothingSelectedError, match=r"cgc converts none of the 1 layers chosen: 'layer1\.0\.conv1': CGC"):
+    with pytest.raises(NothingSelectedError, match=r"cgc converts none of the 1 .*'layer1\.0\.conv1': CGC"):
         dynaconv.plan(timm.create_model("resnet50"), dynaconv.CGCConfig(), where="layer1.0.conv1")
 
 

@@ -12,7 +12,6 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import dynaconv
 from dynaconv import FDConv1d, FDConv2d, FDConv3d, FDConvConfig
@@ -20,7 +19,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.fdconv import inverse_transform, sort_frequencies
 from dynaconv.nn.fdconv_branches import BandModulation, frequency_bands
 from dynaconv.planning import LayerSpec
-from tests import oracles
+from tests import oracles, oracles_methods
 
 KINDS = [FDConv1d, FDConv2d, FDConv3d]
 SIZES = {1: (9,), 2: (5, 4), 3: (4, 3, 3)}
@@ -40,6 +39,8 @@ GEOMETRIES = [
     {"dilation": 2, "padding": 2, "bias": False},
     {"kernel_size": 1, "stride": 2},
     {"kernel_size": 2, "padding": 1},
+    {"padding": "same", "stride": 2},
+    {"padding": "same", "dilation": 2, "padding_mode": "reflect"},
     {"groups": 2, "padding": 1},
     {"groups": 4, "channels": (4, 4), "padding": 1, "stride": 2},
     {"groups": 4, "channels": (4, 8), "kernel_size": 1},
@@ -162,9 +163,7 @@ def oracle(layer, x):
             kernels[(b, o, i, *tap)] = value
     if "fbm" in has:
         x = banded(w, "attention.fbm", x, config.bands)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, [p for pad in reversed(layer.padding) for p in (pad, pad)], mode=mode)
-    y = oracles.conv(x, kernels, layer.stride, (0,) * layer.dims, layer.dilation, groups)
+    y = oracles_methods.convolved(layer, x, kernels)
     return y if layer.bias is None else y + layer.bias.reshape(-1, *(1,) * layer.dims)
 
 

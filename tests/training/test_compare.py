@@ -307,6 +307,7 @@ def test_contenders_are_added_to_a_folder(tmp_path):
         ({"contenders": (SE, dataclasses.replace(SE, label="se 1:4"))}, "folder of contender se-1-4 is given more"),
         ({"rounds": -1}, "rounds=-1"),
         ({"recipe": dataclasses.replace(RECIPE, run=RunConfig(devices=2))}, "run.devices=2; a comparison trains on"),
+        ({"recipe": dataclasses.replace(RECIPE, run=RunConfig(precision="7-true"))}, "Lightning refuses run=.*7-true"),
         ({"recipe": dataclasses.replace(RECIPE, data="nowhere")}, "data='nowhere'"),
         ({"contenders": (dataclasses.replace(SE, model="kw1x_resnet18"),)}, "is a preset with a method of its own"),
     ],
@@ -437,9 +438,13 @@ def test_peak_memory_of_a_fresh_process():
     assert 4 * parameters < measure_peak(RECIPE, Workload(16, 1, 64, 10)) < 50e6
 
 
-def test_memory_says_why_it_failed():
-    with pytest.raises(DynaconvError, match=r"(?s)ended with code 1: .*no_such_argument"):
-        measure_peak(BROKEN.recipe(RECIPE, 0), Workload(2, 1, 16, 10))
+def test_memory_says_why_it_failed(tmp_path, monkeypatch):
+    interpreter = tmp_path / "python"
+    interpreter.write_text("#!/bin/sh\necho first >&2\necho RuntimeError: no memory >&2\nexit 3\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    with pytest.raises(DynaconvError, match=r"ended with code 3: RuntimeError: no memory$"):
+        measure_peak(RECIPE, Workload(2, 1, 16, 10))
 
 
 def test_time_left():

@@ -20,7 +20,7 @@ from dynaconv.training.config import Recipe
 from dynaconv.training.contenders import Contender
 from dynaconv.training.history import Row
 from dynaconv.training.run_lock import owner, try_lock, wait_lock
-from dynaconv.training.timing import Workload
+from dynaconv.training.timing import Workload, make_fabric
 
 ROUNDS = 20
 POLL_SECONDS = 2.0
@@ -80,7 +80,9 @@ def run_compare(
     began = time.time()
     _check_rounds(rounds)
     comparison = Comparison(Path(out), tuple(contenders), tuple(seeds), one_device(recipe))
-    Workload.of(comparison.recipe)  # data that can not be opened are an error of the comparison, not of every run
+    # Data that can not be opened, and devices there are not, are an error of the comparison, not of every run.
+    Workload.of(comparison.recipe)
+    make_fabric(comparison.recipe)
     comparison.register()
     _train_all(comparison, began, start, report, note, progress_bar)
     with wait_lock(comparison.out / "finish.lock", POLL_SECONDS):
