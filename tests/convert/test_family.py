@@ -31,11 +31,8 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def step(model):
-    """One training step, which also gives BatchNorm its statistics; names of parameters without a gradient."""
+    """One training step; names of parameters without a gradient."""
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0  # after one slow step running statistics are far off
     model(IMAGES).square().mean().backward()
     return [name for name, p in model.named_parameters() if p.grad is None]
 
@@ -54,7 +51,8 @@ def test_one_line(method, make):
     twin = dynaconv.convert(make(), config)
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(twin.eval()(IMAGES), model.eval()(IMAGES))
+        # In training mode: DCD is quadratic, and deep networks overflow on running statistics of one step.
+        torch.testing.assert_close(twin.train()(IMAGES), model(IMAGES))
 
 
 @pytest.mark.parametrize("method", METHODS)

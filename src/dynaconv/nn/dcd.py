@@ -3,7 +3,8 @@
 W(x) = Lambda(x) W0 + P Phi(x) Q^T: a static kernel with dynamic channel scales, plus a residual of rank L. As the
 authors' code runs it, in output space and with normalisation:
 y = lambda * conv(x) + P( BN(Phi BN(Q x)) + BN(Q x) ).
-For kernels of more than one position the residual sits at the kernel's middle.
+For kernels of more than one position the residual sits at the kernel's middle. The residual is quadratic in the input:
+evaluated on running statistics that do not fit yet, after very few steps, a deep network can overflow.
 """
 
 from __future__ import annotations
