@@ -121,6 +121,8 @@ def test_training(config):
     ("where", "places"),
     [
         ("layer4.*.conv2", ["layer4.0.bn2", "layer4.1.bn2"]),
+        ("layer4", ["layer4.0.bn2", "layer4.1.bn2"]),
+        ("layer4.*.conv1", ["layer4.0.bn1", "layer4.1.bn1"]),
         (["layer1.0.conv2", "layer3.1.conv2"], ["layer1.0.bn2", "layer3.1.bn2"]),
         (["!layer1.*", "!layer2.*", "!layer3.*"], ["layer4.0.bn2", "layer4.1.bn2"]),
         (lambda name, module: name == "layer2.1.conv2", ["layer2.1.bn2"]),

@@ -67,7 +67,8 @@ def _reported(result: Any) -> tuple[str, str]:
 
 def _markdown_row(preset: Any) -> str:
     results = "; ".join(_in_full(result) for result in preset.results) or "–"
-    return f"| `{preset.name}` | {preset.config.method} | {preset.backbone} | {preset.params:,} | {results} | {preset.note} |"
+    cells = (f"`{preset.name}`", preset.config.method, preset.backbone, f"{preset.params:,}", results, preset.note)
+    return f"| {' | '.join(cells)} |"
 
 
 def _in_full(result: Any) -> str:

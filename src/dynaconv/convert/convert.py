@@ -57,7 +57,8 @@ def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Pla
     candidates = find_candidates(model)
     if where is None and len(candidates.convertible) == 1 and candidates.convertible[0].name == "":
         where = "*"
-    chosen = select_layers(model, candidates, where, method.default(candidates, config))
+    named = select_layers(model, candidates, where, method.default(candidates, config))
+    chosen = method.narrow(named, candidates, config)
     reasons = {spec.name: why for spec in chosen if (why := method.refuses(spec, config))}
     selected = [spec for spec in chosen if spec.name not in reasons]
     if not selected:

@@ -40,6 +40,11 @@ class GateMethod:
                 last[block] = spec
         return list(last.values())
 
+    def narrow(self, chosen: Sequence[LayerSpec], candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
+        """Those that end a block, so that naming a stage gates its blocks; if none does, all."""
+        ends = {spec.name for spec in self.default(candidates, config)}
+        return [spec for spec in chosen if spec.name in ends] or chosen
+
     def refuses(self, spec: LayerSpec, config: Any) -> str | None:
         """Linear layers: a gate scales the channels of a map."""
         return "a gate stands behind a convolution" if spec.is_linear else None

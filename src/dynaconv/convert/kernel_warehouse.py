@@ -37,6 +37,12 @@ class KernelWarehouseMethod:
         """Every layer of the body but the stem."""
         return candidates.default
 
+    def narrow(
+        self, chosen: Sequence[LayerSpec], candidates: Candidates, config: KernelWarehouseConfig
+    ) -> Sequence[LayerSpec]:
+        """All of them."""
+        return chosen
+
     def refuses(self, spec: LayerSpec, config: KernelWarehouseConfig) -> str | None:
         """Nothing: cells tile any kernel."""
         return None

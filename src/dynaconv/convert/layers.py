@@ -29,6 +29,10 @@ class LayerMethod:
         """Every layer of the body but the stem that the method takes."""
         return [spec for spec in candidates.default if self.refuses(spec, config) is None]
 
+    def narrow(self, chosen: Sequence[LayerSpec], candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
+        """All of them."""
+        return chosen
+
     def refuses(self, spec: LayerSpec, config: Any) -> str | None:
         """Why the method can not take a layer's place, or None."""
         layer = pick(self.layers, spec)
@@ -62,7 +66,7 @@ class LayerMethod:
     def _plan_layer(self, spec: LayerSpec, config: Any, block: BlockPlan | None) -> LayerPlan:
         kind = pick(self.layers, spec)
         assert kind is not None  # refused before
-        layer = build_layer(_outline(spec), kind, config=config, branch=_branch(block, config, device="meta"))
+        layer = build_layer(_outline(spec), kind, config=config, block_branch=_branch(block, config, device="meta"))
         branch = _count(getattr(layer, "attention", None))
         static_bias = spec.out_channels if spec.bias else 0
         return LayerPlan(
@@ -88,7 +92,7 @@ class LayerMethod:
             kind = pick(self.layers, layer.spec)
             assert kind is not None  # planned before
             branch = None if layer.block is None else branches[layer.block]
-            built[layer.name] = build_layer(sources[layer.name], kind, config=plan.config, branch=branch)
+            built[layer.name] = build_layer(sources[layer.name], kind, config=plan.config, block_branch=branch)
         if "" in built:
             return built[""]
         for name, branch in branches.items():

@@ -24,6 +24,10 @@ class Method(Protocol):
         """The layers that are converted unless the user says which."""
         ...
 
+    def narrow(self, chosen: Sequence[LayerSpec], candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
+        """Of the layers that a user's ``where`` names, those that are meant."""
+        ...
+
     def refuses(self, spec: LayerSpec, config: Any) -> str | None:
         """Why the method can not take a layer's place, or None."""
         ...

@@ -56,4 +56,4 @@ def _drop_bias(model: nn.Module, name: str) -> None:
         return
     if not isinstance(classifier, nn.Linear):
         raise DynaconvError(f"classifier_bias=False: the classifier of '{name}' is a {type(classifier).__name__}")
-    classifier.bias = None
+    classifier.register_parameter("bias", None)

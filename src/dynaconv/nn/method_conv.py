@@ -33,13 +33,6 @@ def settle_config(config_type: type[Any], config: Any, changes: Mapping[str, Any
     return replace(config, **changes)
 
 
-def _split_branch(branch: Any, changes: dict[str, Any]) -> tuple[BlockBranch | None, dict[str, Any]]:
-    """Tell a block's branch from a config's field ``branch``, which DY-Conv has."""
-    if branch is None or isinstance(branch, BlockBranch):
-        return branch, changes
-    return None, {"branch": branch, **changes}
-
-
 def fill_kaiming(weight: Tensor, kernel_shape: Sequence[int], groups: int = 1) -> None:
     """Kaiming normal, fan-out, ReLU, for one kernel or many: std = sqrt(2 / fan_out).
 
@@ -68,8 +61,7 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         device: where parameters live.
         dtype: of the parameters.
         config: the method's config; its defaults if not given.
-        branch: the branch of the block that the layer is in; without one the layer has its own. Anything but a
-            :class:`BlockBranch` is the config's field of that name.
+        block_branch: the branch of the block that the layer is in; without one the layer has its own.
         changes: fields of the config that differ.
 
     Raises:
@@ -93,7 +85,7 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         dtype: torch.dtype | None = None,
         *,
         config: Any = None,
-        branch: BlockBranch | Any = None,
+        block_branch: BlockBranch | None = None,
         **changes: Any,
     ) -> None:
         super().__init__(
@@ -109,9 +101,9 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
             device,
             dtype,
         )
-        branch, changes = _split_branch(branch, changes)
         self.config = settle_config(self.config_type, config, changes)
-        self._shared = None if branch is None else (branch,)  # in a tuple, so that it is not registered a second time
+        # In a tuple, so that it is not registered a second time.
+        self._shared = None if block_branch is None else (block_branch,)
         self.make(device, dtype)
         self.reset_parameters()
 
@@ -152,8 +144,7 @@ class MethodLinear(DynamicLinear, SharesBlockBranch):
         device: where parameters live.
         dtype: of the parameters.
         config: the method's config; its defaults if not given.
-        branch: the branch of the block that the layer is in; without one the layer has its own. Anything but a
-            :class:`BlockBranch` is the config's field of that name.
+        block_branch: the branch of the block that the layer is in; without one the layer has its own.
         changes: fields of the config that differ.
 
     Raises:
@@ -171,13 +162,12 @@ class MethodLinear(DynamicLinear, SharesBlockBranch):
         dtype: torch.dtype | None = None,
         *,
         config: Any = None,
-        branch: BlockBranch | Any = None,
+        block_branch: BlockBranch | None = None,
         **changes: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        branch, changes = _split_branch(branch, changes)
         self.config = settle_config(self.config_type, config, changes)
-        self._shared = None if branch is None else (branch,)
+        self._shared = None if block_branch is None else (block_branch,)
         self.make(device, dtype)
         self.reset_parameters()
 
