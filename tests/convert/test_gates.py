@@ -127,7 +127,7 @@ def test_training(config):
         (["!layer1.*", "!layer2.*", "!layer3.*"], ["layer4.0.bn2", "layer4.1.bn2"]),
         (lambda name, module: name == "layer2.1.conv2", ["layer2.1.bn2"]),
     ],
-    ids=["pattern", "names", "all but", "function"],
+    ids=["pattern", "stage", "no end of a block", "names", "all but", "function"],
 )
 def test_where_picks_blocks(config, where, places):
     model = dynaconv.convert(make("timm resnet18"), config, where=where)

@@ -122,6 +122,8 @@ def test_table_shows_the_figures(finished):
     text = result.markdown.read_text()
     assert text == markdown(result.values, result.picture.name)
     assert text.count("\n| ") == 3
+    assert text.count("```sh") == 1
+    assert result.values["command"] in text
     assert "not the best epoch's" in text
     assert any("3 rounds" in line for line in notes(result.values))
 

@@ -16,6 +16,7 @@ from dynaconv.nn import (
     CondConvConfig,
     DCDConfig,
     DYConvConfig,
+    FDConvConfig,
     WeightNetConfig,
 )
 
@@ -38,6 +39,7 @@ WEIGHT_NOTE = (
     "One reduction a block, as in the authors' code, shortcuts included, M = G = 2. The papers print 11.93M for "
     "ResNet18, which no variant tried gives (11.92M here; 11.94M with a reduction a layer and static shortcuts)."
 )
+FD_NOTE = "Every convolution of the blocks but shortcuts, as in the authors' ResNet; the paper is on dense prediction."
 CGC_NOTE = "Every kernel larger than 1x1, the stem included, by the authors' layer; tables print 11.69M for ResNet18."
 
 
@@ -175,4 +177,20 @@ def _cgc() -> tuple[Preset, ...]:
     )
 
 
-PRESETS: tuple[Preset, ...] = (*_dyconv(), *_condconv(), *_dcd(), *_weightnet(), *_cgc())
+def _fdconv() -> tuple[Preset, ...]:
+    def make(backbone: str, params: int, note: str = "") -> Preset:
+        where = None if "mobile" in backbone else ("!*.downsample.*",)
+        return _preset("fd", backbone, FDConvConfig(), params, where, f"{FD_NOTE} {note}".strip())
+
+    return (
+        make("resnet18", 12_258_712),
+        make("resnet34", 22_921_432),
+        make("resnet50", 29_204_152, "3.6M more than the static network, as its abstract says."),
+        make("resnet101", 52_048_378),
+        make("mobilenetv2_100", 5_332_009),
+        make("mobilenetv2_075", 3_812_265),
+        make("mobilenetv2_050", 2_599_378),
+    )
+
+
+PRESETS: tuple[Preset, ...] = (*_dyconv(), *_condconv(), *_dcd(), *_weightnet(), *_cgc(), *_fdconv())

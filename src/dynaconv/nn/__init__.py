@@ -1,8 +1,17 @@
 """Dynamic layers: drop-in replacements for torch.nn's convolutions and linear layer."""
 
-from dynaconv.nn.base import (
-    DynamicConvNd,
-    DynamicLayer,
+from dynaconv.nn.base import DynamicLayer
+from dynaconv.nn.block import BlockBranch
+from dynaconv.nn.cgc import CGCConfig, CGConv1d, CGConv2d, CGConv3d
+from dynaconv.nn.condconv import CondConv1d, CondConv2d, CondConv3d, CondConvConfig, CondLinear
+from dynaconv.nn.conv import DynamicConvNd
+from dynaconv.nn.dcd import DCDConfig, DCDConv1d, DCDConv2d, DCDConv3d, DCDLinear
+from dynaconv.nn.dyconv import DYConv1d, DYConv2d, DYConv3d, DYConvConfig
+from dynaconv.nn.fdconv import FDConv1d, FDConv2d, FDConv3d, FDConvConfig
+from dynaconv.nn.gates import CBAM, ECA, SE, CBAMConfig, ECAConfig, Gate, Gated, SEConfig
+from dynaconv.nn.kernel_warehouse import KWConv1d, KWConv2d, KWConv3d, KWLinear
+from dynaconv.nn.linear import DynamicLinear
+from dynaconv.nn.network import (
     check_linked,
     dynamic_layers,
     get_temperature,
@@ -11,15 +20,6 @@ from dynaconv.nn.base import (
     set_temperature,
     temperature_at,
 )
-from dynaconv.nn.block import BlockBranch
-from dynaconv.nn.cgc import CGCConfig, CGConv1d, CGConv2d, CGConv3d
-from dynaconv.nn.condconv import CondConv1d, CondConv2d, CondConv3d, CondConvConfig, CondLinear
-from dynaconv.nn.dcd import DCDConfig, DCDConv1d, DCDConv2d, DCDConv3d, DCDLinear
-from dynaconv.nn.dyconv import DYConv1d, DYConv2d, DYConv3d, DYConvConfig
-from dynaconv.nn.fdconv import FDConv1d, FDConv2d, FDConv3d, FDConvConfig
-from dynaconv.nn.gates import CBAM, ECA, SE, CBAMConfig, ECAConfig, Gate, Gated, SEConfig
-from dynaconv.nn.kernel_warehouse import KWConv1d, KWConv2d, KWConv3d, KWLinear
-from dynaconv.nn.linear import DynamicLinear
 from dynaconv.nn.odconv import ODConv1d, ODConv2d, ODConv3d, ODConvConfig
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse, Warehouses

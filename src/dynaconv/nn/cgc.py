@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dynaconv.config import MethodConfig, check_count
 from dynaconv.errors import DynaconvError
-from dynaconv.nn.method_conv import MethodConvNd, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops import Madds, per_sample_conv
 from dynaconv.planning import LayerSpec

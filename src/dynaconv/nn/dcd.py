@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynaconv.config import MethodConfig, check_choice, check_count
-from dynaconv.nn.method_conv import MethodConvNd, MethodLinear, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, MethodLinear, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops import Madds, static_conv
 from dynaconv.planning import LayerSpec

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.nn.base import pool
-from dynaconv.nn.method_conv import MethodConvNd, MethodLinear, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, MethodLinear, fill_kaiming
 from dynaconv.ops import Madds, mix_cells, mixture_conv, mixture_linear
 
 

@@ -38,7 +38,7 @@ from dynaconv.config import MethodConfig, check_count, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
-from dynaconv.nn.method_conv import MethodConvNd, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.ops import Madds, per_sample_conv
 from dynaconv.planning import LayerSpec
 

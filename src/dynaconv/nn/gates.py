@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dynaconv.config import MethodConfig, check_count, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer, pool
-from dynaconv.nn.method_conv import settle_config
+from dynaconv.nn.method import settle_config
 from dynaconv.ops import Madds
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.errors import DynaconvError, LostWarehouseError
-from dynaconv.nn.base import DynamicConvNd, DynamicLayer, PaddingMode, pool
+from dynaconv.nn.base import DynamicLayer, pool
+from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dynaconv.config import MethodConfig, check_count, check_range, linear_fall
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import TemperedBranch, pool
-from dynaconv.nn.method_conv import MethodConvNd, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops import Madds, mix_cells, mixture_conv, per_sample_conv, static_conv
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dynaconv.config import MethodConfig, check_count, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
-from dynaconv.nn.method_conv import MethodConvNd
+from dynaconv.nn.method import MethodConvNd
 from dynaconv.ops import Madds, per_sample_conv
 
 

@@ -16,6 +16,8 @@ PANELS = {
 }
 LOG_FROM = 3.0
 """Ratio of the largest to the smallest cost from which on its axis is logarithmic."""
+MARK_PIXELS = 4
+"""Half the width of a mark."""
 NAME_PLACES = ((6, 4), (6, -10), (-6, 4), (-6, -10), (0, 12), (0, -18), (6, 18), (-6, 18), (6, -24), (-6, -24))
 """Where a name may stand, in points from its mark, the best first; left of it where the first number is negative."""
 
@@ -93,7 +95,7 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     every_axes[0].set_ylabel("validation top-1 %, last epoch")
     recipe, seeds = values["recipe"], values["seeds"]
     figure.suptitle(
-        f"{recipe['data']}, {recipe['schedule']['epochs']} epochs; mean and range of {len(seeds)} seed(s); "
+        f"{recipe['data']}, {recipe['schedule']['epochs']} epoch(s); mean and range of {len(seeds)} seed(s); "
         f"square: static network, dashed: {first}",
         fontsize=10,
     )
@@ -107,6 +109,8 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
 
 
 def _draw(axes: Any, shown: list[Point], first: str) -> None:
+    from matplotlib import ticker
+
     for index, point in enumerate(shown):
         bars = [[point.top1 - point.lowest], [point.highest - point.top1]]
         style = {"marker": "s", "color": "black"} if point.static else {"marker": "o", "color": f"C{index % 10}"}
@@ -118,6 +122,9 @@ def _draw(axes: Any, shown: list[Point], first: str) -> None:
     costs = [point.cost for point in shown]
     if costs and min(costs) > 0 and max(costs) >= LOG_FROM * min(costs):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
 
 
 def _name(axes: Any, shown: list[Point], renderer: Any) -> None:
@@ -137,7 +144,8 @@ def _name(axes: Any, shown: list[Point], renderer: Any) -> None:
             )
             text.set_in_layout(False)
             box = text.get_window_extent(renderer)
-            free = not any(box.overlaps(other) for other in taken) and not any(box.contains(*mark) for mark in marks)
+            near = box.padded(MARK_PIXELS)
+            free = not any(box.overlaps(other) for other in taken) and not any(near.contains(*mark) for mark in marks)
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
             if (free and inside) or place == NAME_PLACES[-1]:
                 taken.append(box)

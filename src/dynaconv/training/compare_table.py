@@ -56,7 +56,7 @@ def notes(values: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(values: Mapping[str, Any], picture: str | None = None) -> str:
-    """The table with its notes, command and picture, as Markdown.
+    """The table with its notes, the commands that made it, and the picture, as Markdown.
 
     Args:
         values: results of :func:`dynaconv.training.compare_results.gather`.
@@ -66,7 +66,9 @@ def markdown(values: Mapping[str, Any], picture: str | None = None) -> str:
     table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
     shown = f"\n\n![Accuracy against parameters, multiply-adds and step time]({picture})" if picture else ""
     listed = "\n".join(f"- {line}" for line in notes(values))
-    return f"{table}\n\n{listed}\n\n```sh\n{values['command']}\n```{shown}\n"
+    trained = [run["command"] for entry in values["contenders"] for run in entry["runs"]]
+    commands = "\n".join(dict.fromkeys([*trained, values["command"]]))
+    return f"{table}\n\n{listed}\n\n```sh\n{commands}\n```{shown}\n"
 
 
 def _row(entry: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[str, ...]:

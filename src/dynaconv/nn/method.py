@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dynaconv.config import MethodConfig
 from dynaconv.errors import DynaconvError
-from dynaconv.nn.base import DynamicConvNd, PaddingMode
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
+from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
 
 
