@@ -188,6 +188,10 @@ class KernelWarehouseConfig(MethodConfig):
                 )
             replace(self, overrides={}, **values)
 
+    def __hash__(self) -> int:
+        """By the plain fields; equal configs have equal ones."""
+        return hash((self.budget, self.partition, self.assignment, self.attention, self.norm, self.reduction))
+
     @property
     def cell_scales(self) -> tuple[float, float] | None:
         """The cell's scale as (out, in), or None for the paper's."""

@@ -199,3 +199,36 @@ def test_table():
 def test_epoch_line_leaves_out_what_is_not_there(capsys):
     epoch_line(4, "x ")({"epoch": 2, "train_loss": 1.0, "val_top1": None, "tau": None, "seconds": 2.0})
     assert capsys.readouterr().out == "x epoch 2/4  loss 1.000  2.0 s\n"
+
+
+def test_plan_by_another_method(capsys):
+    assert main(["plan", "resnet18", "--method", "odconv", "--method.num_kernels", "4", "--where", "layer4"]) == 0
+    assert "attention branches" in capsys.readouterr().out
+    assert main(["plan", "resnet18", "--method=condconv"]) == 0
+    assert "block" in capsys.readouterr().out
+    assert main(["plan", "resnet18", "--method", "odcon"]) == 2
+    assert "--method odcon: no such method; did you mean odconv?" in capsys.readouterr().err
+    assert main(["plan", "resnet18", "--method", "odconv", "--method.kernels", "4"]) == 2
+    assert "unknown fields ['kernels'] for ODConvConfig; did you mean num_kernels?" in capsys.readouterr().err
+
+
+def test_profile(capsys):
+    assert main(["profile", "od1x_mobilenetv2_050", "--image-size", "64", "--by-layer"]) == 0
+    text = capsys.readouterr().out
+    assert "blocks.0.0.conv_dw" in text
+    assert "parameters 2,425,537" in text
+    assert main(["profile", "resnet18", "--method", "dyconv", "--json", "--num_classes", "10"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["madds"] == figures["convolution"] + figures["mixing"] + figures["attention"]
+    assert figures["parameters"] == sum(row["parameters"] for row in figures["modules"])
+    assert main(["profile", "resnet18", "--image-size", "0"]) == 2
+    assert "expected whole numbers above 0" in capsys.readouterr().err
+
+
+def test_train_by_another_method(tmp_path, capsys):
+    arguments = [a for a in TRAIN if not a.startswith("--method") and a not in ("channel", "1")]
+    arguments[arguments.index("--epochs") + 1 : arguments.index("--epochs") + 1] = ["1"]
+    assert main([*arguments, "--method", "odconv", "--out", str(tmp_path), "--name", "od", "--run-id", "x"]) == 0
+    assert "tau 1.00" in capsys.readouterr().out
+    assert main(["eval", str(tmp_path / "od" / "x" / "best")]) == 0
+    assert "top-1" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import dynaconv.training.compare_measures as compare_measures
+import dynaconv.training.comparison.measures as compare_measures
 from dynaconv.cli.compare import _duration
 from dynaconv.cli.main import main
 from tests.training.tiny import CHANNELS, static_recipe
@@ -89,7 +89,6 @@ def test_contenders_and_recipe_from_files(tmp_path, capsys):
         (["--methods", "static", "odcnov"], "method 'odcnov' is not known; did you mean odconv?"),
         (["--seeds", "1", "1"], "seed 1 is given more than once"),
         (["--methods", "se", "se"], "contender se is given more than once"),
-        (["--jobs", "2"], "--jobs 2: expected 1"),
         (["--rounds", "0"], "--rounds 0: expected at least 1"),
         (["--rounds", "3", "--no-timing"], "--rounds 3: expected at least 1, and no --no-timing"),
         (["--run.seed", "1"], "a comparison takes --methods and --seeds"),

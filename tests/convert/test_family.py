@@ -59,7 +59,7 @@ def test_one_line(method, make):
 def test_config_survives_a_file(method):
     config = config_from_dict({"method": method})
     assert config_from_dict(config.to_dict()) == config
-    assert isinstance(hash(config) if method != "kernel_warehouse" else 0, int)
+    assert hash(config) == hash(config_from_dict(config.to_dict()))
     with pytest.raises(DynaconvError, match=f"unknown fields .*{type(config).__name__}"):
         config_from_dict({"method": method, "no_such_field": 1})
 

@@ -16,29 +16,29 @@ from statistics import mean
 import pytest
 import yaml
 
-import dynaconv.training.compare as compare
-import dynaconv.training.compare_measures as compare_measures
-import dynaconv.training.compare_results as compare_results
-import dynaconv.training.compare_runs as compare_runs
+import dynaconv.training.comparison.compare as compare
+import dynaconv.training.comparison.lock as run_lock
+import dynaconv.training.comparison.measures as compare_measures
+import dynaconv.training.comparison.results as compare_results
+import dynaconv.training.comparison.runs as compare_runs
 import dynaconv.training.fitting as fitting
-import dynaconv.training.run_lock as run_lock
 from dynaconv.errors import DynaconvError, UnknownModelError
 from dynaconv.training import LoaderConfig, RunConfig, ScheduleConfig
-from dynaconv.training.compare import results_of, run_compare, seconds_left
-from dynaconv.training.compare_plot import PANELS, points, save_picture
-from dynaconv.training.compare_runs import Comparison, open_comparison
-from dynaconv.training.compare_table import HEADER, markdown, notes, table_rows
-from dynaconv.training.contenders import (
+from dynaconv.training.comparison.compare import results_of, run_compare, seconds_left
+from dynaconv.training.comparison.contenders import (
     Contender,
     check_contenders,
     contender_of,
     every_method,
     read_contenders,
 )
+from dynaconv.training.comparison.lock import owner, try_lock, wait_lock
+from dynaconv.training.comparison.memory import measure_peak, peak_of_steps
+from dynaconv.training.comparison.picture import PANELS, points, save_picture
+from dynaconv.training.comparison.runs import Comparison, open_comparison
+from dynaconv.training.comparison.table import HEADER, markdown, notes, table_rows
+from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps, summarise, time_interleaved
 from dynaconv.training.fitting import build_model
-from dynaconv.training.memory import measure_peak, peak_of_steps
-from dynaconv.training.run_lock import owner, try_lock, wait_lock
-from dynaconv.training.timing import Workload, make_fabric, make_steps, summarise, time_interleaved
 from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
 
 SEEDS = (0, 1)
@@ -417,7 +417,7 @@ def test_ratio_is_within_rounds():
 def test_steps_leave_the_network_as_it_is(monkeypatch):
     import torch
 
-    from dynaconv.training import timing
+    from dynaconv.training.comparison import timing
 
     built = timing.build_model(tiny_recipe(), 10, 1)[0]
     before = [parameter.detach().clone() for parameter in built.parameters()]

@@ -1,4 +1,4 @@
-"""`dynaconv compare`: the comparison of :mod:`dynaconv.training.compare`, shown while it runs."""
+"""`dynaconv compare`: the comparison of :mod:`dynaconv.training.comparison.compare`, shown while it runs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,6 @@ def parser() -> Any:
     )
     flags.add_argument("--rounds", type=int | None, default=None, help="how often each is timed; 20 if not given")
     flags.add_argument("--no-timing", action="store_true", help="measure neither time nor memory")
-    flags.add_argument("--jobs", type=int, default=1, help="1; for more, start the same command several times")
     flags.add_argument("--recipe", action="config", help="a recipe as YAML; flags after it override it")
     flags.add_argument("--model", type=str, default=MODEL, help="a timm backbone")
     flags.add_argument("--where", type=str | list[str] | None, default=None, help="layers to convert, of --methods")
@@ -87,16 +86,14 @@ def run(arguments: Sequence[str]) -> None:
     values = parser().parse_args(expand_short(arguments, SHORTER)).as_dict()
     for key in ("recipe", "__default_config__"):
         values.pop(key, None)
-    keys = ("methods", "contenders", "seeds", "out", "from", "rounds", "no_timing", "jobs")
-    methods, listed, seeds, out, earlier, rounds, no_timing, jobs = (values.pop(key) for key in keys)
-    if jobs != 1:
-        raise DynaconvError(f"--jobs {jobs}: expected 1; for more at once, start the same command several times")
+    keys = ("methods", "contenders", "seeds", "out", "from", "rounds", "no_timing")
+    methods, listed, seeds, out, earlier, rounds, no_timing = (values.pop(key) for key in keys)
     if rounds is not None and (rounds < 1 or no_timing):
         raise DynaconvError(f"--rounds {rounds}: expected at least 1, and no --no-timing beside it")
     if values["method"] is not None or values["run"]["seed"] != 0:
         raise DynaconvError("a comparison takes --methods and --seeds, not --method or --run.seed; drop them")
-    from dynaconv.training.compare import ROUNDS, results_of, run_compare
-    from dynaconv.training.contenders import contender_of, every_method, read_contenders
+    from dynaconv.training.comparison.compare import ROUNDS, results_of, run_compare
+    from dynaconv.training.comparison.contenders import contender_of, every_method, read_contenders
 
     quiet_logs()
     if earlier is not None:
@@ -146,7 +143,7 @@ def _duration(seconds: float) -> str:
 
 
 def _show(result: Any) -> None:
-    from dynaconv.training.compare_table import HEADER, notes, table_rows
+    from dynaconv.training.comparison.table import HEADER, notes, table_rows
 
     print(f"\n{format_table(HEADER, table_rows(result.values))}\n")
     for line in notes(result.values):

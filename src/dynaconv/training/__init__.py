@@ -20,6 +20,9 @@ from dynaconv.training.config import (
 
 if TYPE_CHECKING:
     from dynaconv.training.callbacks import TemperatureCallback
+    from dynaconv.training.comparison.compare import results_of, run_compare
+    from dynaconv.training.comparison.contenders import Contender
+    from dynaconv.training.comparison.results import CompareResult
     from dynaconv.training.data import ImageDataModule
     from dynaconv.training.ema import EmaCallback
     from dynaconv.training.evaluation import evaluate
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ClassificationModule": "module",
+    "CompareResult": "comparison.results",
+    "Contender": "comparison.contenders",
     "EmaCallback": "ema",
     "FitResult": "fitting",
     "ImageDataModule": "data",
@@ -37,12 +42,16 @@ _HOMES = {
     "evaluate": "evaluation",
     "fit": "fitting",
     "predict": "prediction",
+    "results_of": "comparison.compare",
     "resume": "fitting",
+    "run_compare": "comparison.compare",
 }
 
 __all__ = [
     "AugmentConfig",
     "ClassificationModule",
+    "CompareResult",
+    "Contender",
     "EmaCallback",
     "EmaConfig",
     "FitResult",
@@ -57,7 +66,9 @@ __all__ = [
     "evaluate",
     "fit",
     "predict",
+    "results_of",
     "resume",
+    "run_compare",
 ]
 
 

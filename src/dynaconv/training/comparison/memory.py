@@ -1,4 +1,4 @@
-"""Peak memory of a training step, measured in a process of its own: `python -m dynaconv.training.memory`.
+"""Peak memory of a training step, measured in a process of its own: `python -m dynaconv.training.comparison.memory`.
 
 The figure is what training needs at its peak above what the process held before there was a network: weights,
 gradients, the optimiser's state, activations, and the batch. On CUDA it is the allocator's own count. On the CPU it is
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from dynaconv.errors import DynaconvError
+from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
 from dynaconv.training.config import Recipe
-from dynaconv.training.timing import Workload, make_fabric, make_steps
 
 # Large tensors go back to the system as soon as they are freed, so that resident memory is what is in use.
 ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -44,7 +44,7 @@ def measure_peak(recipe: Recipe, workload: Workload) -> int:
     request = json.dumps({"recipe": recipe.to_dict(), "workload": asdict(workload)})
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "dynaconv.training.memory"],
+        [sys.executable, "-W", "ignore", "-m", "dynaconv.training.comparison.memory"],
         input=request,
         capture_output=True,
         text=True,

@@ -13,14 +13,14 @@ from pathlib import Path
 from statistics import mean
 
 from dynaconv.errors import DynaconvError
-from dynaconv.training.compare_measures import measure
-from dynaconv.training.compare_results import CompareResult, gather, latest_measures, newest_since, write_results
-from dynaconv.training.compare_runs import LOCK_FILE, Comparison, Run, one_device, open_comparison
+from dynaconv.training.comparison.contenders import Contender
+from dynaconv.training.comparison.lock import owner, try_lock, wait_lock
+from dynaconv.training.comparison.measures import measure
+from dynaconv.training.comparison.results import CompareResult, gather, latest_measures, newest_since, write_results
+from dynaconv.training.comparison.runs import LOCK_FILE, Comparison, Run, one_device, open_comparison
+from dynaconv.training.comparison.timing import Workload, make_fabric
 from dynaconv.training.config import Recipe
-from dynaconv.training.contenders import Contender
 from dynaconv.training.history import Row
-from dynaconv.training.run_lock import owner, try_lock, wait_lock
-from dynaconv.training.timing import Workload, make_fabric
 
 ROUNDS = 20
 POLL_SECONDS = 2.0

@@ -7,11 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import dynaconv
-from dynaconv.training.compare_runs import Comparison, Run
-from dynaconv.training.environment import utc_now
+from dynaconv.training.comparison.environment import utc_now
+from dynaconv.training.comparison.memory import measure_peak
+from dynaconv.training.comparison.runs import Comparison, Run
+from dynaconv.training.comparison.timing import (
+    Workload,
+    make_fabric,
+    make_steps,
+    summarise,
+    synchronizer,
+    time_interleaved,
+)
 from dynaconv.training.fitting import build_model
-from dynaconv.training.memory import measure_peak
-from dynaconv.training.timing import Workload, make_fabric, make_steps, summarise, synchronizer, time_interleaved
 
 
 def measure(comparison: Comparison, rounds: int, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:

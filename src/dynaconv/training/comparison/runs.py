@@ -18,12 +18,12 @@ from typing import Any
 import yaml
 
 from dynaconv.errors import DynaconvError
+from dynaconv.training.comparison.contenders import Contender, check_contenders
+from dynaconv.training.comparison.environment import command_line, environment, utc_now
+from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.config import Recipe
-from dynaconv.training.contenders import Contender, check_contenders
-from dynaconv.training.environment import command_line, environment, utc_now
 from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
 from dynaconv.training.history import Row
-from dynaconv.training.run_lock import wait_lock
 from dynaconv.training.saving import RESUME_FILE
 
 COMPARE_FILE, FINISHED_FILE, ERROR_FILE, LOCK_FILE = "compare.yaml", "run.json", "error.json", "lock"

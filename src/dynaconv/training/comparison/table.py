@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynaconv.training.environment import describe
+from dynaconv.training.comparison.environment import describe
 
 HEADER = (
     "network",
@@ -24,7 +24,7 @@ def table_rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row a contender, as text, under :data:`HEADER`.
 
     Args:
-        values: results of :func:`dynaconv.training.compare_results.gather`.
+        values: results of :func:`dynaconv.training.comparison.results.gather`.
     """
     return [_row(entry, values) for entry in values["contenders"]]
 
@@ -59,7 +59,7 @@ def markdown(values: Mapping[str, Any], picture: str | None = None) -> str:
     """The table with its notes, the commands that made it, and the picture, as Markdown.
 
     Args:
-        values: results of :func:`dynaconv.training.compare_results.gather`.
+        values: results of :func:`dynaconv.training.comparison.results.gather`.
         picture: name of the picture beside the file.
     """
     rows = [HEADER, tuple("---" if i == 0 else "---:" for i in range(len(HEADER))), *table_rows(values)]

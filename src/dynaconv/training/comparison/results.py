@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from dynaconv.training.compare_plot import save_picture
-from dynaconv.training.compare_runs import Comparison, Run, write_text
-from dynaconv.training.compare_table import markdown
-from dynaconv.training.environment import command_line, environment, utc_now
+from dynaconv.training.comparison.environment import command_line, environment, utc_now
+from dynaconv.training.comparison.picture import save_picture
+from dynaconv.training.comparison.runs import Comparison, Run, write_text
+from dynaconv.training.comparison.table import markdown
 
 FORMAT = 1
 """Version of the layout of the JSON file."""
@@ -50,7 +50,7 @@ def gather(comparison: Comparison, measures: Mapping[str, Any], since: float = 0
 
     Args:
         comparison: whose finished runs are read.
-        measures: of :func:`dynaconv.training.compare_measures.measure`.
+        measures: of :func:`dynaconv.training.comparison.measures.measure`.
         since: leave out errors of before, in seconds since 1970.
     """
     here = environment()

@@ -47,7 +47,7 @@ def points(values: Mapping[str, Any]) -> dict[str, list[Point]]:
     """What the panels show; a contender stands in each whose cost is known.
 
     Args:
-        values: results of :func:`dynaconv.training.compare_results.gather`.
+        values: results of :func:`dynaconv.training.comparison.results.gather`.
     """
     panels: dict[str, list[Point]] = {panel: [] for panel in PANELS}
     for entry in values["contenders"]:
@@ -73,7 +73,7 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     """Draw the panels; error bars reach from the lowest to the highest seed.
 
     Args:
-        values: results of :func:`dynaconv.training.compare_results.gather`.
+        values: results of :func:`dynaconv.training.comparison.results.gather`.
         path: the PNG, written in one move.
 
     Raises:

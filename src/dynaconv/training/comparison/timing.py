@@ -102,9 +102,7 @@ def make_steps(recipe: Recipe, workload: Workload, fabric: Any) -> Steps:
 
 def steps_of(built: nn.Module, recipe: Recipe, workload: Workload, fabric: Any) -> Steps:
     """The steps of a network that exists."""
-    temperature = dynaconv.temperature_at(built, 1.0)
-    if temperature is not None:
-        dynaconv.set_temperature(built, temperature)
+    dynaconv.schedule_temperature(built, 1.0)
     layout = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
     if recipe.run.channels_last:
         use_channels_last(built)
