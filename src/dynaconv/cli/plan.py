@@ -21,7 +21,7 @@ def parser() -> Any:
     """Flags of the command."""
     flags = make_parser(
         "plan",
-        "Show what a conversion would do: which layers, who shares what, parameters before and after.",
+        "Show what a conversion would do: which layers, who shares what, parameters and multiply-adds.",
         EXAMPLES,
         "MODEL [options]",
     )
@@ -32,6 +32,7 @@ def parser() -> Any:
     flags.add_argument(
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
+    flags.add_argument("--image-size", type=int, default=224, help="side of the image that multiply-adds are for")
     flags.add_argument("--num_classes", type=int, default=1000, help="outputs of the classifier")
     flags.add_argument("--in_chans", type=int, default=3, help="channels of the images")
     return flags
@@ -40,6 +41,8 @@ def parser() -> Any:
 def run(arguments: Sequence[str]) -> None:
     """Print the plan."""
     values = parser().parse_args(expand_method(arguments))
+    import torch
+
     import dynaconv
     from dynaconv.models import get_preset
 
@@ -54,5 +57,14 @@ def run(arguments: Sequence[str]) -> None:
         preset = get_preset(name)
         name, config, backbone = preset.backbone, preset.config, {**preset.backbone_kwargs, **backbone}
         where = None if preset.where is None else list(preset.where)
-    model = dynaconv.create_model(name, num_classes=values.num_classes, in_chans=values.in_chans, **backbone)
-    print(dynaconv.plan(model, config, where))
+    with torch.device("meta"):
+        model = dynaconv.create_model(name, num_classes=values.num_classes, in_chans=values.in_chans, **backbone)
+        plan = dynaconv.plan(model, config, where)
+        print(plan)
+        size = (values.in_chans, values.image_size, values.image_size)
+        before = dynaconv.profile(model, size)
+        after = dynaconv.profile(dynaconv.convert(model, plan), size)
+    print(
+        f"multiply-adds:     {before.madds:,} before, {after.madds:,} after ({after.madds / before.madds - 1:+.1%}; "
+        f"one image of {values.image_size} pixels; mixing {after.mixing:,}, attention {after.attention:,})"
+    )
