@@ -109,7 +109,7 @@ def dyconv(weights, layer, x):
 
 def _mixed(weights, attention):
     experts = range(attention.shape[1])
-    kernels = [sum(a[k] * weights["weight"][k] for k in experts) for a in attention]
+    kernels = [sum(a[k] * weights["kernel"][k] for k in experts) for a in attention]
     bias = [sum(a[k] * weights["bias"][k] for k in experts) for a in attention] if "bias" in weights else None
     return torch.stack(kernels), None if bias is None else torch.stack(bias)
 
@@ -125,7 +125,7 @@ def odconv(weights, layer, x):
         return affine(weights, f"attention.heads.{name}", hidden) / tau
 
     channel, filters, spatial, kernel = (head(name) for name in ("channel", "filter", "spatial", "kernel"))
-    experts = weights["weight"]
+    experts = weights["kernel"]
     kernels = []
     for b in range(x.shape[0]):
         share = torch.ones(1, dtype=x.dtype, device=x.device) if kernel is None else kernel[b].softmax(0)
@@ -160,7 +160,7 @@ def dcd(weights, layer, x):
     rank = weights["residual.expand.weight"].shape[1]
     phi = affine(weights, "attention.phi", u).reshape(-1, rank, rank)
     scale = (affine(weights, "attention.scale", u) + 3).clamp(0, 6) / 3
-    kernels = weights["weight"].expand(x.shape[0], *weights["weight"].shape)
+    kernels = weights["kernel"].expand(x.shape[0], *weights["kernel"].shape)
     y = convolved(layer, x, kernels)
     if "bias" in weights:
         y = y + weights["bias"].reshape(-1, *[1] * (y.dim() - 2))
@@ -208,14 +208,14 @@ def _averaged_to(x: Tensor, size) -> Tensor:
 def weightnet(weights, layer, x):
     """w = grouped FC(sigmoid(FC(reduce(GAP x)))): M / G values write each of G parts of an output channel's kernel."""
     values = affine(weights, "attention.fc", affine(weights, "attention.reduce", pooled(x))).sigmoid()
-    experts = weights["weight"].reshape(layer.out_channels, -1, weights["weight"].shape[-1])
+    experts = weights["kernel"].reshape(layer.out_channels, -1, weights["kernel"].shape[-1])
     outputs, numbers, width = experts.shape
     parts = values.shape[1] // (outputs * width)
     kernels = values.new_zeros(x.shape[0], outputs, numbers)
     for b, o, n, r in itertools.product(range(x.shape[0]), range(outputs), range(numbers), range(width)):
         part = o * parts + n // (numbers // parts)
         kernels[b, o, n] += experts[o, n, r] * values[b, part * width + r]
-    return kernels.reshape(x.shape[0], *weights["weight"].shape[:-1]), shared_by_all(weights, x)
+    return kernels.reshape(x.shape[0], *weights["kernel"].shape[:-1]), shared_by_all(weights, x)
 
 
 def cgc(weights, layer, x):
@@ -234,7 +234,7 @@ def cgc(weights, layer, x):
     kernels = []
     for b in range(x.shape[0]):
         logits = _of_input_channels(layer, to_in[b]) + to_out[b].unsqueeze(1)
-        kernels.append(weights["weight"] * logits.sigmoid().reshape(weights["weight"].shape))
+        kernels.append(weights["kernel"] * logits.sigmoid().reshape(weights["kernel"].shape))
     return torch.stack(kernels), shared_by_all(weights, x)
 
 

@@ -60,6 +60,7 @@ class MethodConfig:
     """Base of every method's config: plain fields, a name, and the schedule of its temperature, if it has one."""
 
     method: ClassVar[str] = ""
+    shared_branch = False  # whether layers of a block share a branch; a field, where a method leaves the choice
 
     def temperature(self, progress: float) -> float | None:
         """Temperature after a share (0 to 1) of its schedule; None for a method without temperature."""

@@ -123,9 +123,22 @@ def test_shared_parameters_and_branches_count_once():
         assert profile.parameters == sum(p.numel() for p in model.parameters())
         assert profile.attention > 0
         assert profile.madds == sum(row.madds for row in profile.rows)
-    branches = [row for row in profile.rows if row.kind == "BlockBranch"]
-    assert len(branches) == 8
-    assert branches[0].attention == 64 * 8 * 8 + 64 * 16
+    first, second = (row for row in profile.rows if row.name in ("layer1.0.conv1", "layer1.0.conv2"))
+    values = 64 * 16 * 2  # from the reduced input to M values for every output channel
+    assert (first.attention, second.attention) == (64 * 8 * 8 + 64 * 16 + values, values)
+
+
+@torch.no_grad()
+def test_a_module_of_two_names():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    model.add_module("again", model[0])
+    x = torch.randn(2, 3, 4, 4)
+    y = model(x)
+    profile = dynaconv.profile(model, (3, 4, 4))
+    assert torch.equal(model(x), y)
+    assert isinstance(model[0].weight, nn.Parameter)
+    assert profile.parameters == 12
+    assert profile.executed_madds == 2 * 9 * 16
 
 
 def test_attention_layers_of_transformers_are_counted():
@@ -160,8 +173,8 @@ def test_one_and_three_dimensions_and_single_layers():
     [
         ((3, 0, 8), 1, "above 0"),
         ((3, 8, 8), 0, "above 0"),
-        ((5, 64, 64), 1, "could not run"),
-        ((3,), 1, "could not run"),
+        ((5, 64, 64), 1, "could not be profiled"),
+        ((3,), 1, "could not be profiled"),
     ],
 )
 def test_bad_requests(size, batch, message):

@@ -29,7 +29,8 @@ def kaijieshi_keys(model):
     for key, value in model.state_dict().items():
         if "temperature" not in key:
             branch = ".attention.fc" in key and key.endswith("weight")
-            renamed[key] = value[..., None, None] if branch else value
+            name = key.removesuffix("kernel") + "weight" if key.endswith(".kernel") else key
+            renamed[name] = value[..., None, None] if branch else value
     return renamed
 
 
@@ -55,13 +56,13 @@ def test_timms_flat_experts():
     dynaconv.load_reference_checkpoint(model, reference.state_dict())
     flat = reference.blocks[5][0].conv_dw.weight
     assert flat.dim() == 2
-    assert torch.equal(model.blocks[5][0].conv_dw.weight.flatten(1), flat)
-    assert torch.equal(model.blocks[5][0].block_branch.weight, reference.blocks[5][0].routing_fn.weight)
+    assert torch.equal(model.blocks[5][0].conv_dw.kernel.flatten(1), flat)
+    assert torch.equal(model.blocks[5][0].conv_pw.attention.weight, reference.blocks[5][0].routing_fn.weight)
 
 
 def dcd_keys(model):
     rules = {
-        "weight": "conv.weight",
+        "kernel": "conv.weight",
         "residual.reduce.weight": "q.weight",
         "residual.expand.weight": "p.weight",
         "attention.squeeze.weight": "fc.0.weight",
@@ -109,7 +110,7 @@ def test_wrong_shape_and_static_network():
         "routing.bias": torch.zeros(4),
     }
     dynaconv.load_reference_checkpoint(layer, state)
-    with pytest.raises(CheckpointError, match=r"'weight' has shape \(8, 432\)"):
+    with pytest.raises(CheckpointError, match=r"'kernel' has shape \(8, 432\)"):
         dynaconv.load_reference_checkpoint(layer, state | {"conv.weight": torch.zeros(8, 432)})
     with pytest.raises(CheckpointError, match="has no dynamic layers"):
         dynaconv.load_reference_checkpoint(nn.Conv2d(3, 3, 3), state)

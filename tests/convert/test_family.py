@@ -10,7 +10,7 @@ from torch import nn
 
 import dynaconv
 from dynaconv.convert import config_from_dict, config_types, find_candidates
-from dynaconv.errors import DynaconvError, NothingSelectedError, PlanError
+from dynaconv.errors import DynaconvError, NothingSelectedError
 
 METHODS = sorted(config_types())
 
@@ -112,12 +112,6 @@ def test_one_network_may_mix_methods_and_each_keeps_its_schedule():
 
 def test_schedule_temperature_of_a_static_network():
     assert dynaconv.schedule_temperature(resnet(), 0.5) is None
-
-
-def test_a_network_is_given_a_blocks_branch_once():
-    model = dynaconv.convert(resnet(), dynaconv.CondConvConfig(), "layer4.0.conv1")
-    with pytest.raises(PlanError, match=r"'layer4\.0' has a member 'block_branch' already"):
-        dynaconv.convert(model, dynaconv.CondConvConfig(), "layer4.0.conv2")
 
 
 def test_tensorflow_padding_converts():

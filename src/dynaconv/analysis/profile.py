@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dynaconv.analysis.table import profile_table
 from dynaconv.errors import DynaconvError
-from dynaconv.nn import BlockBranch, DynamicLayer, Warehouse
+from dynaconv.nn import DynamicLayer, Warehouse
 from dynaconv.ops import Madds
 
 
@@ -147,9 +147,11 @@ def profile(
         >>> p.parameters, p.convolution
         (3520, 147456)
     """
-    size = (batch_size, *input_size)
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in size):
-        raise DynaconvError(f"input_size={tuple(input_size)}, batch_size={batch_size}; expected whole numbers above 0")
+    size = (batch_size, *input_size) if isinstance(input_size, Sequence) else ()
+    if not size or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in size):
+        raise DynaconvError(
+            f"input_size={input_size!r}, batch_size={batch_size!r}; expected whole numbers above 0, as (3, 224, 224)"
+        )
     units = {module: name for name, module in _units(model)}
     first = next(model.parameters(), None)
     images = torch.empty(size, device="meta", dtype=dtype or (first.dtype if first is not None else torch.float32))
@@ -182,27 +184,28 @@ def _run(
     """One forward pass in evaluation mode on shapes alone."""
     seen: dict[nn.Module, _Seen] = {}
 
-    def watch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def watch(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         entry = seen.setdefault(module, _Seen())
-        if isinstance(module, DynamicLayer | BlockBranch):
-            madds = module.count_madds(_size(module, inputs[0]))
+        given = next((x for x in (*inputs, *named.values()) if isinstance(x, Tensor)), None)
+        if isinstance(module, DynamicLayer) and given is not None:
+            madds = module.count_madds(_size(module, given))
             entry.madds = Madds(*(a + b for a, b in zip(_fields(entry.madds), _fields(madds), strict=True)))
-            entry.kernel_bytes += madds.kernel_elements * inputs[0].element_size()
+            entry.kernel_bytes += madds.kernel_elements * given.element_size()
         is_leaf = isinstance(module, DynamicLayer) or not any(True for _ in module.children())
-        if isinstance(output, Tensor) and is_leaf and output is not inputs[0]:  # an identity makes nothing
+        if isinstance(output, Tensor) and is_leaf and output is not given:  # an identity makes nothing
             entry.activation_bytes += output.numel() * output.element_size()
 
-    hooks = [module.register_forward_hook(watch) for module in units]
+    hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in units]
     training = [module for module in model.modules() if module.training]
-    tensors = {name: t.detach().to("meta") for name, t in (*model.named_parameters(), *model.named_buffers())}
     counter = FlopCounterMode(display=False)
     try:
         model.eval()
         with torch.no_grad(), counter:
-            torch.func.functional_call(model, tensors, (images,))
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            torch.func.functional_call(model, _on_meta(model), (images,), tie_weights=False)
+    except Exception as error:  # whatever a network of somebody's may raise
         raise DynaconvError(
-            f"{type(model).__name__} could not run on an input of shape {tuple(images.shape)}: {error}"
+            f"{type(model).__name__} could not be profiled on an input of shape {tuple(images.shape)}: {error}. A "
+            "network that needs more than images, such as a detector, is profiled by its backbone"
         ) from error
     finally:
         for hook in hooks:
@@ -210,6 +213,22 @@ def _run(
         for module in training:
             module.training = True
     return seen, counter.get_flop_counts()  # pyright: ignore[reportReturnType]
+
+
+def _on_meta(model: nn.Module) -> dict[str, Tensor]:
+    """A stand-in without memory for every parameter and buffer, by one name for each module that owns it.
+
+    Given two names of one module, functional_call would put the stand-in of the first back as if it were the original.
+    """
+    stand_ins: dict[int, Tensor] = {}
+    named: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                named[f"{prefix}.{name}".removeprefix(".")] = stand_ins.setdefault(
+                    id(tensor), tensor.detach().to("meta")
+                )
+    return named
 
 
 def _size(module: nn.Module, x: Tensor) -> tuple[int, ...]:
@@ -234,7 +253,7 @@ def _fields(madds: Madds) -> tuple[int, int, int, int]:
 
 
 def _row(name: str, module: nn.Module, seen: _Seen, flops: dict[str, dict[Any, int]], root: str) -> ModuleProfile:
-    whole = isinstance(module, DynamicLayer | BlockBranch)
+    whole = isinstance(module, DynamicLayer)
     own = module.parameters(recurse=isinstance(module, DynamicLayer))
     madds = seen.madds if whole else Madds(convolution=_own_flops(name, module, flops, root) // 2)
     return ModuleProfile(
@@ -244,6 +263,6 @@ def _row(name: str, module: nn.Module, seen: _Seen, flops: dict[str, dict[Any, i
         convolution=madds.convolution,
         mixing=madds.mixing,
         attention=madds.attention,
-        activation_bytes=0 if isinstance(module, BlockBranch | Warehouse) else seen.activation_bytes,
+        activation_bytes=0 if isinstance(module, Warehouse) else seen.activation_bytes,
         kernel_bytes=seen.kernel_bytes,
     )

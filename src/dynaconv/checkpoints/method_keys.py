@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -13,10 +13,16 @@ from dynaconv.nn import DynamicLayer
 
 # Inside a layer: pattern of the public name -> name here. What matches none keeps its name.
 LAYER_RULES: dict[str, tuple[tuple[str, str], ...]] = {
-    "odconv": ((r"attention\.bn\.", "attention.norm."), (r"attention\.(\w+)_fc\.", r"attention.heads.\1.")),
-    "condconv": ((r"conv\.(weight|bias)$", r"\1"), (r"routing\.", "attention.")),
+    "odconv": (
+        (r"weight$", "kernel"),
+        (r"attention\.bn\.", "attention.norm."),
+        (r"attention\.(\w+)_fc\.", r"attention.heads.\1."),
+    ),
+    "dyconv": ((r"weight$", "kernel"),),
+    "condconv": ((r"(conv\.)?weight$", "kernel"), (r"conv\.bias$", "bias"), (r"routing\.", "attention.")),
     "dcd": (
-        (r"(conv|cls)\.(weight|bias)$", r"\2"),
+        (r"(conv|cls)\.weight$", "kernel"),
+        (r"(conv|cls)\.bias$", "bias"),
         (r"(conv_|cls_)?q\.", "residual.reduce."),
         (r"(conv_|cls_)?p\.", "residual.expand."),
         (r"bn([12])\.", r"residual.norm\1."),
@@ -27,7 +33,6 @@ LAYER_RULES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 # Outside of layers, per method.
 NETWORK_RULES: dict[str, tuple[tuple[str, str], ...]] = {
-    "condconv": ((r"(.+)\.routing_fn\.", r"\1.block_branch."),),
     "dcd": ((r"classifier\.\d\.", "fc."),),
 }
 
@@ -44,12 +49,12 @@ def translate_method_keys(model: nn.Module, method: str, state: Mapping[str, Ten
         CheckpointError: if two keys come to the same name.
     """
     rename = backbone_renamer(model)
-    prefixes = [
-        f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, DynamicLayer)
-    ]
+    layers = [name for name, module in model.named_modules() if isinstance(module, DynamicLayer)]
+    prefixes = [f"{name}." if name else "" for name in layers]
     translated: dict[str, Tensor] = {}
     for key, value in state.items():
         plain = _apply(NETWORK_RULES.get(method, ()), rename(key.removeprefix("module.")))
+        plain = _routing_of_block(plain, layers)
         home = next((prefix for prefix in prefixes if plain.startswith(prefix)), None)
         if home is not None:
             plain = home + _apply(LAYER_RULES.get(method, ()), plain.removeprefix(home))
@@ -57,6 +62,13 @@ def translate_method_keys(model: nn.Module, method: str, state: Mapping[str, Ten
             raise CheckpointError(f"two keys of the checkpoint, one of them '{key}', both mean '{plain}' here")
         translated[plain] = value
     return translated
+
+
+def _routing_of_block(key: str, layers: Sequence[str]) -> str:
+    """Timm's CondConv blocks own their routing; here their first dynamic layer does."""
+    block, mark, rest = key.rpartition(".routing_fn.")
+    first = next((name for name in layers if mark and name.startswith(f"{block}.")), None)
+    return key if first is None else f"{first}.attention.{rest}"
 
 
 def _apply(rules: tuple[tuple[str, str], ...], key: str) -> str:

@@ -26,12 +26,13 @@ def pick(layer_types: Iterable[LayerType], spec: LayerSpec) -> LayerType | None:
     return next((t for t in layer_types if dimensions(t) == len(spec.kernel_size)), None)
 
 
-def build_layer(source: nn.Module, layer_type: LayerType, **options: Any) -> nn.Module:
+def build_layer(source: nn.Module, layer_type: LayerType, name: str, **options: Any) -> nn.Module:
     """The dynamic layer for a static one.
 
     Args:
         source: a convolution or linear layer.
         layer_type: what takes its place.
+        name: the layer's dotted module name.
         options: further arguments, such as its config.
     """
     weight = source.get_parameter("weight")
@@ -55,5 +56,6 @@ def build_layer(source: nn.Module, layer_type: LayerType, **options: Any) -> nn.
     layer = layer_type(*arguments, **options)
     if source.bias is not None:
         layer.adopt_bias(cast(nn.Parameter, source.bias))
+    layer.layer_name = name or "<the layer>"
     move_hooks(source, layer)
     return layer.train(source.training)

@@ -57,7 +57,7 @@ class KernelWarehouseMethod:
         left_static: Sequence[str],
         refused: Mapping[str, str],
     ) -> KernelWarehousePlan:
-        """KernelWarehousePlan the sharing."""
+        """Plan the sharing."""
         return make_plan(
             selected,
             config,
@@ -86,7 +86,9 @@ class KernelWarehouseMethod:
                 source, owner = sources[layer.name], warehouses[house.name]
                 kind = pick(LAYERS, layer.spec)
                 assert kind is not None  # there is one for every number of dimensions
-                built[layer.name] = build_layer(source, kind, config=house.config, plan=layer, warehouse=owner)
+                built[layer.name] = build_layer(
+                    source, kind, layer.name, config=house.config, plan=layer, warehouse=owner
+                )
         if "" in built:
             return cast(WarehouseLayer, built[""]).adopt_warehouse()
         for name in sources:

@@ -10,9 +10,8 @@ from torch import nn
 from dynaconv.convert.build import LayerType, build_layer, pick
 from dynaconv.convert.replace import find_layer, replace_module
 from dynaconv.convert.select import Candidates
-from dynaconv.errors import PlanError
-from dynaconv.nn import BlockBranch
-from dynaconv.planning import BlockPlan, LayerPlan, LayerSpec, Plan, read_structure
+from dynaconv.nn import SharesBlockBranch
+from dynaconv.planning import LayerPlan, LayerSpec, Plan, read_structure
 
 
 class LayerMethod:
@@ -26,8 +25,8 @@ class LayerMethod:
         self.layers = layers
 
     def default(self, candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
-        """Every layer of the body but the stem that the method takes."""
-        return [spec for spec in candidates.default if self.refuses(spec, config) is None]
+        """Every layer of the body but the stem."""
+        return candidates.default
 
     def narrow(self, chosen: Sequence[LayerSpec], candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
         """All of them."""
@@ -52,84 +51,65 @@ class LayerMethod:
         refused: Mapping[str, str],
     ) -> Plan:
         """Count every layer by making it without memory."""
-        blocks = _plan_blocks(selected, config, trunk)
-        home = {name: block for block in blocks for name in block.layers}
+        first = _first_of_blocks(selected, config, trunk)
+        outlines = {spec.name: self._build(_outline(spec), spec, config) for spec in selected}
+        _share(outlines, first)
         return Plan(
             config=config,
-            layers=tuple(self._plan_layer(spec, config, home.get(spec.name)) for spec in selected),
-            blocks=tuple(blocks),
+            layers=tuple(_plan_layer(spec, outlines[spec.name], first.get(spec.name)) for spec in selected),
             other_parameters=other_parameters,
             left_static=tuple(left_static),
             refused=tuple(refused.items()),
         )
 
-    def _plan_layer(self, spec: LayerSpec, config: Any, block: BlockPlan | None) -> LayerPlan:
+    def _build(self, source: nn.Module, spec: LayerSpec, config: Any) -> nn.Module:
         kind = pick(self.layers, spec)
         assert kind is not None  # refused before
-        layer = build_layer(_outline(spec), kind, config=config, block_branch=_branch(block, config, device="meta"))
-        branch = _count(getattr(layer, "attention", None))
-        static_bias = spec.out_channels if spec.bias else 0
-        return LayerPlan(
-            spec=spec,
-            weight_parameters=_count(layer) - branch - static_bias,
-            branch_parameters=branch,
-            block=None if block is None else block.name,
-        )
+        return build_layer(source, kind, spec.name, config=config)
 
     def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """Replace every planned layer, and give blocks the branches that their layers share."""
+        """Replace every planned layer, and let those of a block share its first layer's branch."""
         sources = {layer.name: find_layer(model, layer.spec) for layer in plan.layers}
-        branches: dict[str, BlockBranch] = {}
-        for block in plan.blocks:
-            weight = sources[block.layers[0]].get_parameter("weight")
-            made = _branch(block, plan.config, device=weight.device, dtype=weight.dtype)
-            assert made is not None  # there is a block
-            branches[block.name] = made
-            if hasattr(model.get_submodule(block.name), "block_branch"):
-                raise PlanError(f"'{block.name}' has a member 'block_branch' already; a network is converted once")
-        built = {}
-        for layer in plan.layers:
-            kind = pick(self.layers, layer.spec)
-            assert kind is not None  # planned before
-            branch = None if layer.block is None else branches[layer.block]
-            built[layer.name] = build_layer(sources[layer.name], kind, config=plan.config, block_branch=branch)
+        built = {layer.name: self._build(sources[layer.name], layer.spec, plan.config) for layer in plan.layers}
+        _share(built, {layer.name: layer.branch_of for layer in plan.layers if layer.branch_of is not None})
         if "" in built:
             return built[""]
-        for name, branch in branches.items():
-            branch.train(model.get_submodule(name).training)
-            branch.serve(model.get_submodule(name))
         for name, layer in built.items():
             replace_module(model, name, layer)
         return model
 
 
-def _plan_blocks(selected: Sequence[LayerSpec], config: Any, trunk: Sequence[LayerSpec]) -> list[BlockPlan]:
-    """The branches that layers of a block share, if the method has such."""
-    features = getattr(config, "branch_features", None)
-    if features is None or not trunk:
-        return []
-    block_of = read_structure(trunk).block_of
-    first: dict[str, LayerSpec] = {}
-    for spec in trunk:
-        if (block := block_of[spec.name]) is not None:
-            first.setdefault(block, spec)
-    members: dict[str, list[str]] = {}
+def _first_of_blocks(selected: Sequence[LayerSpec], config: Any, trunk: Sequence[LayerSpec]) -> dict[str, str]:
+    """Convolution -> the first one of its block, whose branch it shares, if the method lets them.
+
+    Linear layers are left out: in windowed attention they see other samples than the block.
+    """
+    if not config.shared_branch or not trunk:
+        return {}
+    block_of, first, shared = read_structure(trunk).block_of, {}, {}
     for spec in selected:
-        if (block := block_of.get(spec.name)) is not None:
-            members.setdefault(block, []).append(spec.name)
-    planned = []
-    for block, names in members.items():
-        channels = first[block].in_channels
-        if (outputs := features(channels)) is not None:
-            parameters = (channels + 1) * outputs
-            planned.append(BlockPlan(name=block, in_channels=channels, parameters=parameters, layers=tuple(names)))
-    return planned
+        block = block_of.get(spec.name)
+        if block is not None and not spec.is_linear and first.setdefault(block, spec.name) != spec.name:
+            shared[spec.name] = first[block]
+    return shared
 
 
-def _branch(block: BlockPlan | None, config: Any, **options: Any) -> BlockBranch | None:
-    if block is None:
-        return None
-    return BlockBranch(block.in_channels, config.branch_features(block.in_channels), **options)
+def _share(layers: Mapping[str, nn.Module], first: Mapping[str, str]) -> None:
+    for name, leader in first.items():
+        layer, owner = layers[name], layers[leader]
+        if isinstance(layer, SharesBlockBranch) and isinstance(owner, SharesBlockBranch):
+            layer.follow(owner)
+
+
+def _plan_layer(spec: LayerSpec, layer: nn.Module, first: str | None) -> LayerPlan:
+    branch = _count(layer.get_submodule("attention")) if getattr(layer, "attention", None) is not None else 0
+    static_bias = spec.out_channels if spec.bias else 0
+    return LayerPlan(
+        spec=spec,
+        weight_parameters=_count(layer) - branch - static_bias,
+        branch_parameters=branch,
+        branch_of=first,
+    )
 
 
 def _outline(spec: LayerSpec) -> nn.Module:
@@ -141,5 +121,5 @@ def _outline(spec: LayerSpec) -> nn.Module:
     return convolution(spec.in_channels, spec.out_channels, groups=spec.groups, bias=spec.bias, device="meta", **sizes)
 
 
-def _count(module: nn.Module | None) -> int:
-    return 0 if module is None else sum(p.numel() for p in module.parameters())
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,7 +1,7 @@
 """Dynamic layers: drop-in replacements for torch.nn's convolutions and linear layer."""
 
 from dynaconv.nn.base import DynamicLayer
-from dynaconv.nn.block import BlockBranch
+from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.cgc import CGCConfig, CGConv1d, CGConv2d, CGConv3d
 from dynaconv.nn.condconv import CondConv1d, CondConv2d, CondConv3d, CondConvConfig, CondLinear
 from dynaconv.nn.conv import DynamicConvNd
@@ -69,6 +69,7 @@ __all__ = [
     "ODConv3d",
     "ODConvConfig",
     "SEConfig",
+    "SharesBlockBranch",
     "Warehouse",
     "Warehouses",
     "WeightNetConfig",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,29 +27,42 @@ class TemperedBranch(nn.Module):
         """Add the buffer."""
         self.register_buffer("temperature", torch.full((), value, device=device))
 
+    def check_temperature(self, value: float) -> None:
+        """Refuse a temperature out of the method's range.
+
+        Raises:
+            DynaconvError: which says what the range is.
+        """
+        if not self.coldest <= value <= self.hottest:
+            raise DynaconvError(
+                f"temperature {value!r} is out of range; expected {self.coldest:g} to {self.hottest:g} for "
+                f"{type(self).__name__}; a network that mixes methods has dynaconv.schedule_temperature"
+            )
+
     def set_temperature(self, value: float) -> None:
         """Set the temperature.
 
         Raises:
             DynaconvError: if it is out of the method's range.
         """
-        if not self.coldest <= value <= self.hottest:
-            raise DynaconvError(
-                f"temperature {value!r} is out of range; expected {self.coldest:g} to {self.hottest:g} for "
-                f"{type(self).__name__}"
-            )
+        self.check_temperature(value)
         self.temperature.fill_(value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Half precision would round a falling temperature to a few steps: only the device changes.
+        before = self.temperature
+        super()._apply(fn, recurse)
+        if self.temperature.dtype != before.dtype:
+            self.temperature = before.to(self.temperature.device)
+        return self
 
 
 class DynamicLayer(nn.Module):
     """Base of every layer that depends on its input in another way than through its static weights alone."""
 
     config: Any  # the config class of the method
-
-    @property
-    def layer_name(self) -> str:
-        """Name of the layer in the network it was made for."""
-        return "<its name>"
+    layer_name: str = "<its name>"
+    """Name of the layer in the network it was made for."""
 
     def __getattr__(self, name: str) -> Any:
         """Say why there is no ``weight``, for parents that read their children's (some timm attention blocks)."""
@@ -82,6 +95,12 @@ class DynamicLayer(nn.Module):
 
     def _tempered(self) -> TemperedBranch | None:
         return next((child for child in self.children() if isinstance(child, TemperedBranch)), None)
+
+    def check_temperature(self, value: float) -> None:
+        """Refuse a temperature out of the method's range."""
+        branch = self._tempered()
+        if branch is not None:
+            branch.check_temperature(value)
 
     def set_temperature(self, value: float) -> None:
         """Set the temperature of this layer's attention; a layer without one is left as it is."""

@@ -1,31 +1,25 @@
-"""A branch that all dynamic layers of a block share: computed once, from the block's input, while the block runs.
+"""A branch that the dynamic convolutions of a block share: the first of them owns it, the others read it.
 
 CondConv routes a residual block's convolutions together (arXiv 1904.04971, section 4), and WeightNet reduces a block's
-input once for all its kernels (arXiv 2007.11823).
+input once for all its kernels (arXiv 2007.11823). Both read the block's input, which is the first convolution's.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import DynaconvError
-from dynaconv.nn.base import DynamicLayer, pool
-from dynaconv.ops import Madds
 
 
 class BlockBranch(nn.Linear):
-    """One linear layer on a block's pooled input, for every dynamic layer inside.
+    """A linear layer on the pooled input of a block's first dynamic convolution, whose output the others read.
 
-    The block owns it, as its member ``block_branch``; hooks on the block compute the output before it runs and drop it
-    afterwards. Layers hold a reference that is not registered.
+    The output lives from the moment it is computed until all have read it, apart in every thread.
     """
-
-    output: Tensor | None
 
     def __init__(
         self,
@@ -35,62 +29,80 @@ class BlockBranch(nn.Linear):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, device=device, dtype=dtype)
-        self.output = None
-
-    def serve(self, block: nn.Module) -> None:
-        """Become a member of a block, and run whenever it runs."""
-        block.add_module("block_branch", self)
-        block.register_forward_pre_hook(self._before)
-        block.register_forward_hook(self._after, always_call=True)  # also when the block fails, or is left early
+        self.readers = 0
+        self._outputs = threading.local()
+        self._traced: tuple[Tensor, int] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """One linear layer on the pooled input, shape ``(B, C, *size)`` -> ``(B, features)``."""
-        return super().forward(pool(input))
+        """Compute, shape ``(B, C)`` -> ``(B, features)``, and keep the output for the other layers, if any."""
+        output = super().forward(input)
+        if self.readers:
+            self._keep((output, self.readers))
+        return output
 
-    def count_madds(self, size: Sequence[int]) -> Madds:
-        """Multiply-adds on a block's input of shape ``(B, C, *size)``: pooling and the linear layer."""
-        return Madds(attention=math.prod(size) + size[0] * self.weight.numel())
+    def read(self, batch: int) -> Tensor:
+        """The output of the block's first layer, for another layer of the same block.
 
-    def _before(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0] if inputs else None
-        if not isinstance(x, Tensor) or x.dim() < 3 or x.shape[1] != self.in_features:
-            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise DynaconvError(
-                f"a {type(block).__name__} got {got} as its first input; the branch that its layers share expects "
-                f"(B, {self.in_features}, *size). Give every layer a branch of its own: shared_branch=False"
-            )
-        self.output = self(x)
-
-    def _after(self, block: nn.Module, inputs: Any, output: Any) -> None:
-        self.output = None  # it holds the graph of everything before the block
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "output": None}
-
-
-class SharesBlockBranch(DynamicLayer):
-    """Part of a layer that reads its own linear branch, or the one of the block that it is in."""
-
-    _shared: tuple[BlockBranch] | None
-
-    @property
-    def branch_width(self) -> int:
-        """Channels or features that the layer's own branch sees."""
-        raise NotImplementedError
-
-    def read_branch(self, pooled: Tensor, own: nn.Linear | None) -> Tensor:
-        """Output of the branch, from the block's input or, for a layer of its own, from its pooled input.
+        Args:
+            batch: samples that the reader has.
 
         Raises:
-            DynaconvError: if the block that owns the branch is not running.
+            DynaconvError: if that layer has not run just before, or on other samples.
         """
-        if self._shared is None:
-            assert own is not None  # a layer without a block's branch makes one of its own
-            return own(pooled)
-        output = self._shared[0].output
-        if output is None:
+        kept = self._kept()
+        if kept is None or kept[0].shape[0] != batch:
+            found = "has not run" if kept is None else f"ran on {kept[0].shape[0]} samples, not {batch}"
             raise DynaconvError(
-                f"{type(self).__name__} shares the branch of the block it was made for, and runs outside of it; "
-                "call or copy the whole block, or convert with shared_branch=False"
+                f"this layer shares the branch of the first dynamic layer in its block, which {found}; call or copy "
+                "the whole block, or convert with shared_branch=False"
             )
+        output, left = kept
+        self._keep((output, left - 1) if left > 1 else None)  # kept longer, it would hold the graph before the block
         return output
+
+    # A compiler can follow an attribute, and no thread's own; compiled code holds the output in the graph anyway.
+    def _keep(self, value: tuple[Tensor, int] | None) -> None:
+        if torch.compiler.is_compiling():
+            self._traced = value
+        else:
+            self._outputs.value = value
+
+    def _kept(self) -> tuple[Tensor, int] | None:
+        return self._traced if torch.compiler.is_compiling() else getattr(self._outputs, "value", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_outputs", "_traced")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._outputs, self._traced = threading.local(), None
+
+
+class SharesBlockBranch(nn.Module):
+    """Part of a layer that has a :class:`BlockBranch` of its own, or reads that of its block's first layer."""
+
+    _leader: tuple[BlockBranch] | None = None
+
+    @property
+    def own_branch(self) -> BlockBranch | None:
+        """The branch that this layer owns, unless it follows another."""
+        raise NotImplementedError
+
+    def drop_branch(self, leader: BlockBranch) -> None:
+        """Do without a branch of its own, and fit the rest of the layer to another's."""
+        raise NotImplementedError
+
+    def follow(self, first: SharesBlockBranch) -> None:
+        """Read the branch of another layer, which runs before this one, from now on."""
+        leader = first.own_branch
+        assert leader is not None  # the first layer of a block follows nobody
+        self.drop_branch(leader)
+        leader.readers += 1
+        self._leader = (leader,)  # in a tuple, so that it is not registered a second time
+
+    def read_branch(self, pooled: Tensor) -> Tensor:
+        """Output of the branch, shape ``(B, C)`` -> ``(B, features)``."""
+        if self._leader is not None:
+            return self._leader[0].read(pooled.shape[0])
+        assert self.own_branch is not None  # a layer owns a branch or follows another
+        return self.own_branch(pooled)

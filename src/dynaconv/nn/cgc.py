@@ -88,12 +88,12 @@ class _CGConvNd(MethodConvNd):
         group = self.config.group_size
         if self.in_channels % group or self.out_channels % (self.in_channels // group):
             group = self.in_channels
-        self.weight = nn.Parameter(torch.empty(self.kernel_shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(torch.empty(self.kernel_shape, device=device, dtype=dtype))
         self.attention = ContextGate(self.in_channels, self.out_channels, self.geometry.positions, group, device, dtype)
 
     def reset_parameters(self) -> None:
         """Kaiming normal, fan-out, for the kernel; torch.nn's own start for the gate, as in the code."""
-        fill_kaiming(self.weight, self.kernel_shape)
+        fill_kaiming(self.kernel, self.kernel_shape)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         for layer in self.attention.children():
@@ -108,7 +108,7 @@ class _CGConvNd(MethodConvNd):
         inputs = inputs.reshape(batch, self.groups, 1, self.in_channels // self.groups, positions)
         outputs = outputs.reshape(batch, self.groups, self.out_channels // self.groups, 1, positions)
         gate = (inputs + outputs).sigmoid().reshape(batch, *self.kernel_shape)
-        return gate.to(self.weight.dtype) * self.weight
+        return gate.to(self.kernel.dtype) * self.kernel
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve every sample with its gated kernel, bias included."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.config import MethodConfig, check_count
-from dynaconv.nn.block import SharesBlockBranch
+from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.experts import ExpertConvNd, ExpertLinear
 
 
@@ -19,8 +21,8 @@ class CondConvConfig(MethodConfig):
 
     Args:
         num_experts: K; 8 in most of the paper.
-        shared_branch: one routing for all layers of a block, computed from the block's input, as in the paper; else
-            every layer routes by its own input. Layers outside of blocks always do.
+        shared_branch: one routing for all convolutions of a block, as in the paper: from the input of the first, which
+            is the block's. Else, as linear layers and those outside of blocks always do, each routes by its own input.
 
     Raises:
         DynaconvError: on any value outside its domain.
@@ -34,47 +36,43 @@ class CondConvConfig(MethodConfig):
     def __post_init__(self) -> None:
         check_count("num_experts", self.num_experts)
 
-    def branch_features(self, in_channels: int) -> int | None:
-        """Outputs of the branch that a block's layers share; None where each has its own."""
-        return self.num_experts if self.shared_branch else None
 
-
-class _Routing(SharesBlockBranch):
-    """Sigmoid routing, r = sigmoid(R pool(x)), by the layer's own branch or its block's."""
-
+class _CondConvNd(SharesBlockBranch, ExpertConvNd):
     config_type = CondConvConfig
-    attention: nn.Linear | None
+    attention: BlockBranch | None
 
     @property
     def num_experts(self) -> int:
         """K."""
         return self.config.num_experts
 
-    def make_routing(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """Create the layer's own routing, unless its block has one."""
-        own = None if self._shared else nn.Linear(self.branch_width, self.num_experts, device=device, dtype=dtype)
-        self.attention = own
+    @property
+    def own_branch(self) -> BlockBranch | None:
+        """The layer's routing, unless it follows another's."""
+        return self.attention
 
-    def weigh(self, pooled: Tensor) -> Tensor:
-        """Routing weights (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""
-        return self.read_branch(pooled, self.attention).sigmoid()
+    def drop_branch(self, leader: BlockBranch) -> None:
+        """Route as the block's first layer does."""
+        self.attention = None
 
-    def branch_madds(self) -> int:
-        """Multiply-adds a sample of the layer's own routing, without pooling."""
-        return 0 if self._shared else self.branch_width * self.num_experts
-
-
-class _CondConvNd(_Routing, ExpertConvNd):
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create experts and routing."""
         self.make_experts(device, dtype)
-        self.make_routing(device, dtype)
+        self.attention = BlockBranch(self.in_channels, self.num_experts, device, dtype)
 
     def reset_parameters(self) -> None:
         """Experts: Kaiming normal, fan-out, as timm's; routing: torch.nn's own start."""
         self.reset_experts()
         if self.attention is not None:
             self.attention.reset_parameters()
+
+    def weigh(self, pooled: Tensor) -> Tensor:
+        """Routing weights (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""
+        return self.read_branch(pooled).sigmoid()
+
+    def branch_madds(self, size: Sequence[int]) -> int:
+        """Multiply-adds of the layer's own routing, pooling included; none if it follows another's."""
+        return 0 if self.attention is None else math.prod(size) + size[0] * self.attention.weight.numel()
 
 
 class CondConv1d(_CondConvNd):
@@ -100,18 +98,33 @@ class CondConv3d(_CondConvNd):
     dims = 3
 
 
-class CondLinear(_Routing, ExpertLinear):
+class CondLinear(ExpertLinear):
     """CondConv's dynamic classifier: nn.Linear's arguments, then ``config=`` or fields of it."""
+
+    config_type = CondConvConfig
+
+    @property
+    def num_experts(self) -> int:
+        """K."""
+        return self.config.num_experts
 
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create experts and routing."""
         self.make_experts(device, dtype)
-        self.make_routing(device, dtype)
+        self.attention = nn.Linear(self.in_features, self.num_experts, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Experts and routing: torch.nn's own start for a linear layer."""
-        nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
+        nn.init.uniform_(self.kernel, -(self.in_features**-0.5), self.in_features**-0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        if self.attention is not None:
-            self.attention.reset_parameters()
+        self.attention.reset_parameters()
+
+    def weigh(self, pooled: Tensor) -> Tensor:
+        """Routing weights (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""
+        return self.attention(pooled).sigmoid()
+
+    def branch_madds(self, size: Sequence[int]) -> int:
+        """Multiply-adds of the routing, pooling included."""
+        pooling = math.prod(size) if math.prod(size[1:-1]) > 1 else 0
+        return pooling + size[0] * self.attention.weight.numel()

@@ -137,14 +137,14 @@ class _DCDConvNd(MethodConvNd):
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create the static kernel, the residual and the branch."""
         self.grid, rank, hidden = branch_sizes(self.config, self.in_channels, self.out_channels, self.dims)
-        self.weight = nn.Parameter(torch.empty(self.kernel_shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(torch.empty(self.kernel_shape, device=device, dtype=dtype))
         self.residual = Residual(self.in_channels, self.out_channels, rank, device, dtype)
         width = self.in_channels * self.grid**self.dims
         self.attention = FusionBranch(width, hidden, rank, self.out_channels, device, dtype)
 
     def reset_parameters(self) -> None:
         """Kaiming normal, fan-out, for kernel and residual; torch.nn's own start for the branch, as in the code."""
-        fill_kaiming(self.weight, self.kernel_shape)
+        fill_kaiming(self.kernel, self.kernel_shape)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.residual.reset_parameters()
@@ -156,7 +156,7 @@ class _DCDConvNd(MethodConvNd):
         pooled = [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d][self.dims - 1](x, self.grid)
         phi, scale = self.attention(pooled.flatten(1))
         padded = self.pad(x)
-        y = self.add_bias(static_conv(padded, self.weight, self.geometry), self.bias)
+        y = self.add_bias(static_conv(padded, self.kernel, self.geometry), self.bias)
         fused = self.residual(self._under_middle(padded).flatten(2), phi)
         return y * scale.to(y.dtype).reshape(*scale.shape, *(1,) * self.dims) + fused.reshape(y.shape)
 
@@ -213,13 +213,13 @@ class DCDLinear(MethodLinear):
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create the static matrix, the residual and the branch."""
         rank = self.config.linear_rank
-        self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(torch.empty(self.out_features, self.in_features, device=device, dtype=dtype))
         self.residual = Residual(self.in_features, self.out_features, rank, device, dtype)
         self.attention = FusionBranch(self.in_features, rank, rank, self.out_features, device, dtype)
 
     def reset_parameters(self) -> None:
         """Start every matrix as torch.nn does, as in the code; zero bias."""
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        nn.init.kaiming_uniform_(self.kernel, a=5**0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         for layer in (*self.residual.children(), *self.attention.children()):
@@ -228,7 +228,7 @@ class DCDLinear(MethodLinear):
     def transform(self, x: Tensor) -> Tensor:
         """Scale the static map, bias included, and add the residual, ``(B, T, C)`` -> ``(B, T, O)``."""
         phi, scale = self.attention(x.mean(dim=1))
-        y = F.linear(x, self.weight, self.bias)
+        y = F.linear(x, self.kernel, self.bias)
         return y * scale.to(y.dtype).unsqueeze(1) + self.residual(x.transpose(1, 2), phi).transpose(1, 2)
 
     def count_madds(self, size: Sequence[int]) -> Madds:

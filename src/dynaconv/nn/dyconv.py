@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -109,9 +111,10 @@ class _DYConvNd(ExpertConvNd):
         """Attention over kernels (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""
         return self.attention(pooled)
 
-    def branch_madds(self) -> int:
-        """Multiply-adds a sample of the attention, without pooling."""
-        return self.attention.fc1.weight.numel() + self.attention.fc2.weight.numel()
+    def branch_madds(self, size: Sequence[int]) -> int:
+        """Multiply-adds of the attention, pooling included."""
+        linear = self.attention.fc1.weight.numel() + self.attention.fc2.weight.numel()
+        return math.prod(size) + size[0] * linear
 
 
 class DYConv1d(_DYConvNd):

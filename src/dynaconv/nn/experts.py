@@ -20,7 +20,7 @@ def expand_bias(bias: nn.Parameter, num_experts: int) -> nn.Parameter:
 
 
 class ExpertConvNd(MethodConvNd):
-    """A convolution with K kernels ``weight`` of shape ``(K, O, C / groups, *k)`` and K biases ``(K, O)``.
+    """A convolution with K kernels ``kernel`` of shape ``(K, O, C / groups, *k)`` and K biases ``(K, O)``.
 
     Subclasses say how many and implement :meth:`weigh`.
     """
@@ -36,13 +36,13 @@ class ExpertConvNd(MethodConvNd):
 
     def make_experts(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create kernels and biases."""
-        self.weight = nn.Parameter(torch.empty(self.num_experts, *self.kernel_shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(torch.empty(self.num_experts, *self.kernel_shape, device=device, dtype=dtype))
         if self.bias is not None:
             self.bias = expand_bias(self.bias, self.num_experts)
 
     def reset_experts(self) -> None:
         """Every kernel as if it were alone, zero biases."""
-        fill_kaiming(self.weight, self.kernel_shape, self.groups)
+        fill_kaiming(self.kernel, self.kernel_shape, self.groups)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -52,34 +52,33 @@ class ExpertConvNd(MethodConvNd):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve every sample with its own sum of kernels, bias included."""
-        weights = self.weigh(pool(x)).to(self.weight.dtype)
-        y = mixture_conv(self.pad(x), weights.unsqueeze(1), self.weight, (1, 1, 1), self.geometry)
+        weights = self.weigh(pool(x)).to(self.kernel.dtype)
+        y = mixture_conv(self.pad(x), weights.unsqueeze(1), self.kernel, (1, 1, 1), self.geometry)
         return self.add_bias(y, None if self.bias is None else weights @ self.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
-        return mix_cells(self.weigh(pool(x)).to(self.weight.dtype), self.weight)
+        return mix_cells(self.weigh(pool(x)).to(self.kernel.dtype), self.kernel)
 
-    def branch_madds(self) -> int:
-        """Multiply-adds a sample of the layer's own branch, without pooling."""
+    def branch_madds(self, size: Sequence[int]) -> int:
+        """Multiply-adds of the layer's own branch, pooling included."""
         raise NotImplementedError
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds on an input of shape ``(B, C, *size)``: pool, weigh, sum K kernels, convolve."""
         kernel = size[0] * math.prod(self.kernel_shape)
-        pooling = 0 if self._shared else math.prod(size)
         return Madds(
             convolution=self.convolution_madds(size),
             mixing=kernel * self.num_experts,
-            attention=pooling + size[0] * self.branch_madds(),
+            attention=self.branch_madds(size),
             kernel_elements=kernel,
         )
 
 
 class ExpertLinear(MethodLinear):
-    """A linear layer with K matrices ``weight`` of shape ``(K, O, C)`` and K biases ``(K, O)``."""
+    """A linear layer with K matrices ``kernel`` of shape ``(K, O, C)`` and K biases ``(K, O)``."""
 
-    weight: nn.Parameter
+    kernel: nn.Parameter
 
     @property
     def num_experts(self) -> int:
@@ -93,7 +92,7 @@ class ExpertLinear(MethodLinear):
     def make_experts(self, device: Any, dtype: torch.dtype | None) -> None:
         """Create matrices and biases."""
         shape = (self.num_experts, self.out_features, self.in_features)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if self.bias is not None:
             self.bias = expand_bias(self.bias, self.num_experts)
 
@@ -103,16 +102,16 @@ class ExpertLinear(MethodLinear):
 
     def transform(self, x: Tensor) -> Tensor:
         """Map every sample with its own sum of matrices, bias included, ``(B, T, C)`` -> ``(B, T, O)``."""
-        weights = self.weigh(x.mean(dim=1)).to(self.weight.dtype)
-        y = mixture_linear(x, weights.unsqueeze(1), self.weight, (1, 1, 1))
+        weights = self.weigh(x.mean(dim=1)).to(self.kernel.dtype)
+        y = mixture_linear(x, weights.unsqueeze(1), self.kernel, (1, 1, 1))
         return y if self.bias is None else y + (weights @ self.bias).to(y.dtype).unsqueeze(1)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""
-        return mix_cells(self.weigh(self.by_position(x).mean(dim=1)).to(self.weight.dtype), self.weight)
+        return mix_cells(self.weigh(self.by_position(x).mean(dim=1)).to(self.kernel.dtype), self.kernel)
 
-    def branch_madds(self) -> int:
-        """Multiply-adds a sample of the layer's own branch, without pooling."""
+    def branch_madds(self, size: Sequence[int]) -> int:
+        """Multiply-adds of the layer's own branch, pooling included."""
         raise NotImplementedError
 
     def count_madds(self, size: Sequence[int]) -> Madds:
@@ -122,6 +121,6 @@ class ExpertLinear(MethodLinear):
         return Madds(
             convolution=batch * positions * matrix,
             mixing=batch * matrix * self.num_experts,
-            attention=(0 if self._shared or positions == 1 else math.prod(size)) + batch * self.branch_madds(),
+            attention=self.branch_madds(size),
             kernel_elements=batch * matrix,
         )

@@ -115,6 +115,10 @@ def sort_frequencies(rows: int, columns: int, device: Any = None) -> Tensor:
     return (u.unsqueeze(1) ** 2 + v**2).flatten().argsort(stable=True)
 
 
+def _place_frequencies(layer: _FDConvNd, keys: Any) -> None:
+    layer.place_frequencies()
+
+
 class _FDConvNd(MethodConvNd):
     config_type = FDConvConfig
     attention: nn.ModuleDict
@@ -146,8 +150,11 @@ class _FDConvNd(MethodConvNd):
         self.num_kernels = min(config.num_kernels, kept)
         self.gain = max(min(out_channels, in_channels) // 2, 1)
         self.dft_weight = nn.Parameter(torch.empty(config.param_ratio, kept, 2, **options))
-        self.register_buffer("order", torch.empty(kept, dtype=torch.long, device=device), persistent=False)
-        self.register_buffer("group", torch.empty(places, dtype=torch.int32, device=device), persistent=False)
+        self.kept, self.places = kept, places
+        self.register_buffer("order", None, persistent=False)
+        self.register_buffer("group", None, persistent=False)
+        # On a layer that was made without memory (meta device) they are not there before its weights are loaded.
+        self.register_load_state_dict_post_hook(_place_frequencies)
         depthwise = self.in_channels == self.groups == self.out_channels
         sizes = {
             "channel": self.in_channels,
@@ -168,16 +175,21 @@ class _FDConvNd(MethodConvNd):
             lowest = config.modulate_lowest
             self.attention["fbm"] = BandModulation(self.in_channels, self.dims, config.bands, lowest, **options)
 
+    def place_frequencies(self) -> None:
+        """Sort the frequencies and cut them into groups, where the weights live; both follow from the sizes."""
+        device = self.dft_weight.device
+        order = sort_frequencies(self.rows, self.columns, device)
+        groups = torch.arange(self.places, device=device) * self.num_kernels // self.kept
+        self.order = order[: self.kept].clone()
+        self.group = torch.empty(self.places, dtype=torch.int32, device=device)
+        self.group[order] = groups.clamp(max=self.num_kernels - 1).to(torch.int32)
+
     def reset_parameters(self) -> None:
         """Start as the static convolution with a kernel of Kaiming normal, fan-out; gates of one; zero bias."""
-        kept, places, device = self.order.numel(), self.group.numel(), self.order.device
-        order = sort_frequencies(self.rows, self.columns, device)
-        groups = torch.arange(places, device=device) * self.num_kernels // kept
-        self.order.copy_(order[:kept])
-        self.group[order] = groups.clamp(max=self.num_kernels - 1).to(torch.int32)
-        kernel = widen(torch.empty(self.kernel_shape, device=device, dtype=self.dft_weight.dtype))
+        self.place_frequencies()
+        kernel = widen(torch.empty(self.kernel_shape, device=self.dft_weight.device, dtype=self.dft_weight.dtype))
         fill_kaiming(kernel, self.kernel_shape, self.groups)
-        self.adopt_kernel(kernel * (places / kept) ** 0.5)  # make up for what a cut spectrum loses
+        self.adopt_kernel(kernel * (self.places / self.kept) ** 0.5)  # make up for what a cut spectrum loses
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         for branch in self.attention.values():

@@ -65,12 +65,8 @@ class WarehouseLayer(DynamicLayer):
             self.warehouse = None
             self._borrowed = (warehouse,)  # in a tuple, so that it is not registered a second time
         self.plan = plan
+        self.layer_name = plan.name
         self.attention = CellRouter(plan, self.config, device, dtype)
-
-    @property
-    def layer_name(self) -> str:
-        """Name of the layer in the network it was made for."""
-        return self.plan.name
 
     def borrowed_parts(self) -> dict[str, nn.Module]:
         """The warehouse, if it belongs to the network."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dynaconv.config import MethodConfig
 from dynaconv.errors import DynaconvError
-from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
 
@@ -45,7 +44,7 @@ def fill_kaiming(weight: Tensor, kernel_shape: Sequence[int], groups: int = 1) -
     nn.init.normal_(weight, std=(2.0 / fan_out) ** 0.5)
 
 
-class MethodConvNd(DynamicConvNd, SharesBlockBranch):
+class MethodConvNd(DynamicConvNd):
     """A convolution of a method: torch.nn's arguments, then by keyword a config, or any of its fields.
 
     Args:
@@ -61,7 +60,6 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         device: where parameters live.
         dtype: of the parameters.
         config: the method's config; its defaults if not given.
-        block_branch: the branch of the block that the layer is in; without one the layer has its own.
         changes: fields of the config that differ.
 
     Raises:
@@ -85,7 +83,6 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         dtype: torch.dtype | None = None,
         *,
         config: Any = None,
-        block_branch: BlockBranch | None = None,
         **changes: Any,
     ) -> None:
         super().__init__(
@@ -102,8 +99,6 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
             dtype,
         )
         self.config = settle_config(self.config_type, config, changes)
-        # In a tuple, so that it is not registered a second time.
-        self._shared = None if block_branch is None else (block_branch,)
         self.make(device, dtype)
         self.reset_parameters()
 
@@ -114,11 +109,6 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
             return fn(tensor) if tensor.dim() == self.dims + 2 else fn(tensor.flatten()).view(tensor.shape)
 
         return super()._apply(keep_layout, recurse)
-
-    @property
-    def branch_width(self) -> int:
-        """Channels that the branch sees."""
-        return self.in_channels
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
@@ -134,7 +124,7 @@ class MethodConvNd(DynamicConvNd, SharesBlockBranch):
         raise NotImplementedError
 
 
-class MethodLinear(DynamicLinear, SharesBlockBranch):
+class MethodLinear(DynamicLinear):
     """A linear layer of a method: torch.nn's arguments, then by keyword a config, or any of its fields.
 
     Args:
@@ -144,7 +134,6 @@ class MethodLinear(DynamicLinear, SharesBlockBranch):
         device: where parameters live.
         dtype: of the parameters.
         config: the method's config; its defaults if not given.
-        block_branch: the branch of the block that the layer is in; without one the layer has its own.
         changes: fields of the config that differ.
 
     Raises:
@@ -162,19 +151,12 @@ class MethodLinear(DynamicLinear, SharesBlockBranch):
         dtype: torch.dtype | None = None,
         *,
         config: Any = None,
-        block_branch: BlockBranch | None = None,
         **changes: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.config = settle_config(self.config_type, config, changes)
-        self._shared = None if block_branch is None else (block_branch,)
         self.make(device, dtype)
         self.reset_parameters()
-
-    @property
-    def branch_width(self) -> int:
-        """Features that the branch sees."""
-        return self.in_features
 
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create the method's parameters and branch."""

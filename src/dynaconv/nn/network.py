@@ -68,7 +68,10 @@ def set_temperature(model: nn.Module, value: float) -> None:
         LostWarehouseError: if the network was taken apart and its shared cells were left behind.
     """
     check_linked(model)
-    for layer in dynamic_layers(model):
+    layers = list(dynamic_layers(model))
+    for layer in layers:  # all or none
+        layer.check_temperature(value)
+    for layer in layers:
         layer.set_temperature(value)
 
 

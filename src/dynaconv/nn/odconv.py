@@ -127,7 +127,7 @@ class _ODConvNd(MethodConvNd):
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create kernels and attentions."""
         config, depthwise = self.config, self.in_channels == self.groups == self.out_channels
-        self.weight = nn.Parameter(torch.empty(config.num_kernels, *self.kernel_shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(torch.empty(config.num_kernels, *self.kernel_shape, device=device, dtype=dtype))
         sizes = {
             "channel": self.in_channels,
             "filter": 0 if depthwise else self.out_channels,
@@ -144,7 +144,7 @@ class _ODConvNd(MethodConvNd):
 
     def reset_parameters(self) -> None:
         """Kaiming normal, fan-out, every kernel and the branch; zero bias."""
-        fill_kaiming(self.weight, self.kernel_shape)
+        fill_kaiming(self.kernel, self.kernel_shape)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.attention.reset_parameters()
@@ -153,20 +153,20 @@ class _ODConvNd(MethodConvNd):
         """Kernels with spatial and kernel attention, shape ``(B, O, C / groups, *k)``."""
         weights = attentions.get("kernel")
         if weights is None:
-            kernels = self.weight.expand(batch, *self.kernel_shape)
+            kernels = self.kernel.expand(batch, *self.kernel_shape)
         else:
-            kernels = mix_cells(weights.to(self.weight.dtype), self.weight)
+            kernels = mix_cells(weights.to(self.kernel.dtype), self.kernel)
         if "spatial" in attentions:
             kernels = kernels * attentions["spatial"].to(kernels.dtype).reshape(-1, 1, 1, *self.kernel_size)
         return kernels
 
     def _convolve(self, x: Tensor, attentions: dict[str, Tensor]) -> Tensor:
         if "spatial" not in attentions and "kernel" not in attentions:
-            return static_conv(x, self.weight[0], self.geometry)
+            return static_conv(x, self.kernel[0], self.geometry)
         if "spatial" in attentions:
             return per_sample_conv(x, self._mix(attentions, x.shape[0]), self.geometry)
-        weights = attentions["kernel"].to(self.weight.dtype).unsqueeze(1)
-        return mixture_conv(x, weights, self.weight, (1, 1, 1), self.geometry)
+        weights = attentions["kernel"].to(self.kernel.dtype).unsqueeze(1)
+        return mixture_conv(x, weights, self.kernel, (1, 1, 1), self.geometry)
 
     def convolve(self, x: Tensor) -> Tensor:
         """Scale the input, convolve every sample with its own kernel, scale the output, add the bias."""

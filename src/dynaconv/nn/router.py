@@ -62,6 +62,8 @@ class CellRouter(TemperedBranch):
         self.register_temperature(0.0, device)
         self.register_buffer("beta", None, persistent=False)
         self.register_buffer("columns", None, persistent=False)
+        # On a module that was made without memory (meta device) the assignment is not there before it is loaded.
+        self.register_load_state_dict_post_hook(_place_assignment)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -96,10 +98,6 @@ class CellRouter(TemperedBranch):
         mixtures, cells = torch.tensor(ones, device="cpu").unbind(1)
         beta[mixtures, cells] = 1
         self.beta = beta.to(device)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._place_assignment()  # on a module that was made without memory (meta device) it is not there yet
 
     def compute_logits(self, pooled: Tensor) -> Tensor:
         """Logits of every mixture over the cells and the zero cell.
@@ -137,3 +135,7 @@ class CellRouter(TemperedBranch):
     def extra_repr(self) -> str:
         """Sizes."""
         return f"m={self.num_mixtures}, n={self.num_cells}"
+
+
+def _place_assignment(router: CellRouter, keys: Any) -> None:
+    router._place_assignment()

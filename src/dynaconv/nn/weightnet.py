@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dynaconv.config import MethodConfig, check_count, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
+from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.method import MethodConvNd
 from dynaconv.ops import Madds, per_sample_conv
 
@@ -31,8 +32,8 @@ class WeightNetConfig(MethodConfig):
             does not divide a channel's kernel (depth-wise layers of odd size), M / G values in one group write it.
         reduction: width of the reduced input relative to the channels.
         min_hidden: smallest width of the reduced input.
-        shared_branch: one reduction for all layers of a block, from the block's input, as in the authors' code; else
-            every layer reduces its own input. Layers outside of blocks always do.
+        shared_branch: one reduction for all layers of a block, as in the authors' code: from the input of the first,
+            which is the block's. Else, as layers outside of blocks always do, each reduces its own input.
 
     Raises:
         DynaconvError: on any value outside its domain.
@@ -57,25 +58,22 @@ class WeightNetConfig(MethodConfig):
         """Width of the reduced input."""
         return max(int(in_channels * self.reduction), self.min_hidden)
 
-    def branch_features(self, in_channels: int) -> int | None:
-        """Outputs of the branch that a block's layers share; None where each has its own."""
-        return self.hidden(in_channels) if self.shared_branch else None
-
 
 class ChannelValues(nn.Module):
-    """Sigmoid of a linear layer on the reduced input; the reduction is the layer's own, or None."""
+    """Reduce the pooled input, unless the block's first layer has, then sigmoid of a linear layer."""
+
+    reduce: BlockBranch | None
 
     def __init__(
         self,
         in_channels: int,
         hidden: int,
         outputs: int,
-        own: bool,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.reduce = nn.Linear(in_channels, hidden, device=device, dtype=dtype) if own else None
+        self.reduce = BlockBranch(in_channels, hidden, device, dtype)
         self.fc = nn.Linear(hidden, outputs, device=device, dtype=dtype)
 
     def forward(self, reduced: Tensor) -> Tensor:
@@ -83,7 +81,7 @@ class ChannelValues(nn.Module):
         return self.fc(reduced).sigmoid()
 
 
-class _WeightNetConvNd(MethodConvNd):
+class _WeightNetConvNd(SharesBlockBranch, MethodConvNd):
     config_type = WeightNetConfig
     attention: ChannelValues
 
@@ -92,15 +90,29 @@ class _WeightNetConvNd(MethodConvNd):
         config, per_output = self.config, math.prod(self.kernel_shape[1:])
         self.grouping = config.grouping if per_output % config.grouping == 0 else 1
         self.values = config.expansion // config.grouping
-        hidden = self._shared[0].out_features if self._shared else config.hidden(self.in_channels)
+        hidden = config.hidden(self.in_channels)
         outputs = self.values * self.grouping * self.out_channels
-        self.attention = ChannelValues(self.in_channels, hidden, outputs, self._shared is None, device, dtype)
-        self.weight = nn.Parameter(torch.empty(*self.kernel_shape, self.values, device=device, dtype=dtype))
+        self.attention = ChannelValues(self.in_channels, hidden, outputs, device, dtype)
+        self.kernel = nn.Parameter(torch.empty(*self.kernel_shape, self.values, device=device, dtype=dtype))
+
+    @property
+    def own_branch(self) -> BlockBranch | None:
+        """The layer's reduction, unless it follows another's."""
+        return self.attention.reduce
+
+    def drop_branch(self, leader: BlockBranch) -> None:
+        """Read the reduction of the block's first layer, which may have another width."""
+        old, self.attention.reduce = self.attention.fc, None
+        if leader.out_features != old.in_features:
+            weight = old.weight
+            self.attention.fc = nn.Linear(
+                leader.out_features, old.out_features, device=weight.device, dtype=weight.dtype
+            )
 
     def reset_parameters(self) -> None:
         """Kernels start Kaiming normal, fan-out, where all values are one half; torch.nn's own start for the branch."""
         fan_out = self.out_channels * self.geometry.positions
-        nn.init.normal_(self.weight, std=2 * (2.0 / (fan_out * self.values)) ** 0.5)
+        nn.init.normal_(self.kernel, std=2 * (2.0 / (fan_out * self.values)) ** 0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         for layer in self.attention.children():
@@ -108,9 +120,9 @@ class _WeightNetConvNd(MethodConvNd):
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
-        values = self.attention(self.read_branch(pool(x), self.attention.reduce)).to(self.weight.dtype)
+        values = self.attention(self.read_branch(pool(x))).to(self.kernel.dtype)
         values = values.reshape(-1, self.out_channels * self.grouping, 1, self.values)
-        written = self.weight.reshape(self.out_channels * self.grouping, -1, self.values)
+        written = self.kernel.reshape(self.out_channels * self.grouping, -1, self.values)
         return (values * written).sum(dim=-1).reshape(-1, *self.kernel_shape)
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -124,7 +136,7 @@ class _WeightNetConvNd(MethodConvNd):
         return Madds(
             convolution=self.convolution_madds(size),
             mixing=kernel * self.values,
-            attention=(0 if self._shared else math.prod(size)) + size[0] * branch,
+            attention=(0 if self.attention.reduce is None else math.prod(size)) + size[0] * branch,
             kernel_elements=kernel,
         )
 

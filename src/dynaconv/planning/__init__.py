@@ -4,13 +4,12 @@ from dynaconv.planning.assignment import assign
 from dynaconv.planning.budget import warehouse_size
 from dynaconv.planning.kernel_warehouse import KernelWarehousePlan, WarehouseLayerPlan, WarehousePlan, make_plan
 from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape
-from dynaconv.planning.plan import BlockPlan, LayerPlan, Plan
+from dynaconv.planning.plan import LayerPlan, Plan
 from dynaconv.planning.sharing import group_layers
 from dynaconv.planning.spec import LayerSpec
 from dynaconv.planning.structure import Stage, Structure, read_structure
 
 __all__ = [
-    "BlockPlan",
     "CellGrid",
     "KernelWarehousePlan",
     "LayerPlan",

@@ -17,35 +17,18 @@ class LayerPlan:
         spec: the layer's name and sizes.
         weight_parameters: parameters that make up its kernel and are its own (experts, a static kernel that stays).
         branch_parameters: parameters of its own attention branch, or of the gate behind it.
-        block: name of the block whose branch it shares, or None.
+        branch_of: name of the layer whose branch it shares, the first in its block, or None.
     """
 
     spec: LayerSpec
     weight_parameters: int = 0
     branch_parameters: int
-    block: str | None = None
+    branch_of: str | None = None
 
     @property
     def name(self) -> str:
         """The layer's dotted module name."""
         return self.spec.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockPlan:
-    """A branch that the dynamic layers of a block share.
-
-    Args:
-        name: the block's dotted module name.
-        in_channels: channels of the block's input.
-        parameters: of the branch.
-        layers: names of the layers that share it.
-    """
-
-    name: str
-    in_channels: int
-    parameters: int
-    layers: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +38,6 @@ class Plan:
     Args:
         config: what was asked for.
         layers: the layers to convert, in module order.
-        blocks: branches that layers of a block share.
         other_parameters: parameters of the network outside the converted kernels.
         left_static: layers that could have been converted and were not selected.
         refused: layers that can not be converted, with the reason.
@@ -63,7 +45,6 @@ class Plan:
 
     config: MethodConfig
     layers: tuple[LayerPlan, ...]
-    blocks: tuple[BlockPlan, ...] = ()
     other_parameters: int = 0
     left_static: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
@@ -81,7 +62,7 @@ class Plan:
     @property
     def branch_parameters(self) -> int:
         """Parameters of all attention branches."""
-        return sum(layer.branch_parameters for layer in self.layers) + sum(block.parameters for block in self.blocks)
+        return sum(layer.branch_parameters for layer in self.layers)
 
     @property
     def parameters_before(self) -> int:

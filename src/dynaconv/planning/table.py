@@ -63,18 +63,15 @@ def plan_table(plan: Plan) -> str:
             (
                 layer.name,
                 format_shape(layer.spec.kernel_shape),
-                layer.block or "its own",
+                layer.branch_of or "its own",
                 f"{layer.spec.kernel_parameters:,}",
                 f"{layer.weight_parameters:,}",
                 f"{layer.branch_parameters:,}",
             )
         )
-    if not plan.blocks:
+    shared = any(layer.branch_of for layer in plan.layers)
+    if not shared:
         rows = [(*row[:2], *row[3:]) for row in rows]
-    lines = align(rows, left=3 if plan.blocks else 2)
+    lines = align(rows, left=3 if shared else 2)
     lines.insert(1, "-" * max(map(len, lines)))
-    if plan.blocks:
-        totals = [("block", "layers", "channels", "branch params")]
-        totals += [(b.name, str(len(b.layers)), str(b.in_channels), f"{b.parameters:,}") for b in plan.blocks]
-        lines += ["", *align(totals, left=1)]
     return "\n".join([*lines, "", *total_lines(plan, "kernels")])
