@@ -7,7 +7,7 @@ other method's stands beside its layers, in ``dynaconv/nn``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -55,6 +55,24 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
         raise DynaconvError(f"{name}={value!r}; expected a whole number of at least {minimum}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False, such as the text "false".
+
+    Raises:
+        DynaconvError: which says what arrived.
+    """
+    if not isinstance(value, bool):
+        raise DynaconvError(f"{name}={value!r}; expected True or False")
+
+
+def as_tuple(config: Any, name: str) -> None:
+    """Let a field of a config that is being made be a tuple, also if a list was given."""
+    value = getattr(config, name)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise DynaconvError(f"{name}={value!r}; expected several values, as a list or tuple")
+    object.__setattr__(config, name, tuple(value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """Base of every method's config: plain fields, a name, and the schedule of its temperature, if it has one."""
@@ -82,6 +100,8 @@ class MethodConfig:
 
     @classmethod
     def _given(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        if values.get("method", cls.method) != cls.method:
+            raise DynaconvError(f"method={values['method']!r}; the method of {cls.__name__} is {cls.method!r}")
         known = {f.name for f in fields(cls)}
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "method"}
         unknown = sorted(set(given) - known)

@@ -205,7 +205,9 @@ def test_plan_by_another_method(capsys):
     assert main(["plan", "resnet18", "--method", "odconv", "--method.num_kernels", "4", "--where", "layer4"]) == 0
     assert "attention branches" in capsys.readouterr().out
     assert main(["plan", "resnet18", "--method=condconv"]) == 0
-    assert "block" in capsys.readouterr().out
+    assert "branch of" in capsys.readouterr().out
+    assert main(["plan", "vit_tiny_patch16_384", "--method", "dcd"]) == 0
+    assert "one image of 384x384" in capsys.readouterr().out
     assert main(["plan", "resnet18", "--method", "odcon"]) == 2
     assert "--method odcon: no such method; did you mean odconv?" in capsys.readouterr().err
     assert main(["plan", "resnet18", "--method", "odconv", "--method.kernels", "4"]) == 2
@@ -221,6 +223,8 @@ def test_profile(capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["madds"] == figures["convolution"] + figures["mixing"] + figures["attention"]
     assert figures["parameters"] == sum(row["parameters"] for row in figures["modules"])
+    assert main(["profile", "od1x_resnet18", "--method.num_kernels", "4"]) == 2
+    assert "'od1x_resnet18' is a preset with a config of its own" in capsys.readouterr().err
     assert main(["profile", "resnet18", "--image-size", "0"]) == 2
     assert "expected whole numbers above 0" in capsys.readouterr().err
 

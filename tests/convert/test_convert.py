@@ -173,14 +173,29 @@ def test_nothing_selected_lists_what_could_have_been():
 
 
 class PaddedConv(nn.Conv2d):
-    pass
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
 
 
-def test_subclasses_are_left_alone():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), PaddedConv(8, 8, 3), nn.Conv2d(8, 8, 3))
+class NamedConv(nn.Conv2d):
+    """Fixes arguments, as torchvision's Conv3DSimple does."""
+
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3)
+
+
+def test_subclasses_of_their_own_behaviour_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), PaddedConv(8, 8, 3), NamedConv(8))
     candidates = find_candidates(model)
     assert [s.name for s in select_layers(model, candidates)] == ["2"]
     assert "subclass" in candidates.refused["1"]
+    attention = nn.MultiheadAttention(16, 2)
+    assert "out_proj" in find_candidates(attention).refused
+
+
+def test_torchvision_video_networks_become_dynamic():
+    plan = dynaconv.plan(torchvision.models.video.r3d_18(), dynaconv.DYConvConfig())
+    assert len(plan.layers) == 19
 
 
 def test_torchvision_vit_keeps_the_projection_that_its_attention_reads():

@@ -131,3 +131,69 @@ def test_tensorflow_padding_converts():
     assert sizes == before
     assert len(hooks) == len(same)
     assert type(net.blocks[1][0].conv_dw) is dynaconv.ODConv2d
+
+
+def test_configs_take_lists_and_no_texts_for_flags():
+    assert dynaconv.ODConvConfig(attentions=["channel", "kernel"]).attentions == ("channel", "kernel")
+    assert hash(dynaconv.FDConvConfig(bands=[2, 4])) == hash(dynaconv.FDConvConfig(bands=(2, 4)))
+    for make, message in (
+        (lambda: dynaconv.CondConvConfig(shared_branch="false"), "shared_branch='false'; expected True or False"),
+        (lambda: dynaconv.SEConfig(bias="no"), "bias='no'"),
+        (lambda: dynaconv.ODConvConfig(attentions="channel"), "expected several values"),
+        (lambda: dynaconv.ODConvConfig(attentions=()), r"attentions=\(\); expected some of"),
+        (lambda: dynaconv.DYConvConfig(initial_temperature=float("inf")), "initial_temperature=inf is out of range"),
+        (lambda: dynaconv.ODConvConfig.from_dict({"method": "dyconv"}), "method='dyconv'; the method of ODConvConfig"),
+        (lambda: dynaconv.ODConv2d(16, 0, 3), "out_channels=0"),
+        (lambda: dynaconv.ECA(0), "channels=0"),
+    ):
+        with pytest.raises(DynaconvError, match=message):
+            make()
+
+
+@pytest.mark.parametrize("name", ["cond8x_resnet18", "dcd_resnet18", "se_resnet18"])
+def test_presets_as_feature_extractors(name):
+    model = dynaconv.create_model(name, features_only=True)
+    with torch.no_grad():
+        maps = model(torch.randn(1, 3, 64, 64))
+    assert [m.shape[1] for m in maps] == [64, 64, 128, 256, 512]
+
+
+def test_a_parent_that_reads_the_weight_is_told():
+    """timm's BEiT hands the matrix of qkv to a function itself."""
+    model = timm.create_model("beit_base_patch16_224", img_size=32, patch_size=16, depth=1, embed_dim=32, num_heads=2)
+    dynaconv.convert(model, dynaconv.DCDConfig())
+    with pytest.raises(AttributeError, match=r"DCDLinear has no static weight.*where='!blocks.0.attn.qkv'"):
+        model(torch.randn(2, 3, 32, 32))
+
+
+def test_set_temperature_is_all_or_nothing():
+    model = dynaconv.convert(resnet(), dynaconv.DYConvConfig(), "layer3")
+    dynaconv.convert(model, dynaconv.KernelWarehouseConfig(), "layer4")
+    with pytest.raises(DynaconvError, match="schedule_temperature"):
+        dynaconv.set_temperature(model, 30.0)
+    assert model.layer3[0].conv1.get_temperature() == 1.0
+
+
+@pytest.mark.parametrize("name", ["kw1x_resnet18", "dy4x_mobilenetv2_050"])
+def test_half_precision_keeps_the_temperature(name):
+    model = dynaconv.create_model(name, num_classes=4).bfloat16()
+    value = dynaconv.schedule_temperature(model, 0.001)
+    assert dynaconv.get_temperature(model) == pytest.approx(value, abs=1e-6)
+    assert next(model.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("assign", [True, False])
+def test_made_without_memory_then_loaded(method, assign):
+    def small():
+        return nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32))
+
+    config, where = config_from_dict({"method": method}), "2"
+    source = dynaconv.convert(small(), config, where).eval()
+    with torch.device("meta"):
+        empty = dynaconv.convert(small(), config, where)
+    if not assign:
+        empty = empty.to_empty(device="cpu")
+    empty.load_state_dict(source.state_dict(), assign=assign)
+    x = torch.randn(2, 3, 9, 8)
+    torch.testing.assert_close(empty.eval()(x), source(x))

@@ -13,7 +13,7 @@ from torch import nn
 
 import dynaconv
 from dynaconv import CBAMConfig, ECAConfig, SEConfig
-from dynaconv.errors import NothingSelectedError
+from dynaconv.errors import NothingSelectedError, PlanError
 from dynaconv.nn import Gate, Gated
 from tests import oracles_methods
 from tests.nn.cases import animate
@@ -158,3 +158,26 @@ def test_copies_keep_their_gates():
     fresh = dynaconv.convert(make("timm resnet18"), CBAMConfig())
     fresh.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(fresh(x), model(x))
+
+
+def test_a_block_is_gated_once():
+    model = dynaconv.convert(make("timm resnet18"), SEConfig())
+    with pytest.raises(PlanError, match=r"'layer1\.0\.conv2' has a SE gate behind it already"):
+        dynaconv.convert(model, SEConfig())
+
+
+def test_names_given_in_full_are_kept_beside_stages():
+    plan = dynaconv.plan(make("timm resnet18"), SEConfig(), where=["layer4.0.conv1", "layer3"])
+    assert [layer.name for layer in plan.layers] == ["layer3.0.conv2", "layer3.1.conv2", "layer4.0.conv1"]
+
+
+def test_blocks_that_end_in_a_dynamic_layer_are_left_out():
+    model = dynaconv.convert(make("timm resnet18"), dynaconv.ODConvConfig(), where="layer4.*.conv2")
+    plan = dynaconv.plan(model, SEConfig())
+    assert {layer.name.partition(".")[0] for layer in plan.layers} == {"layer1", "layer2", "layer3"}
+
+
+def test_a_gate_stands_behind_frozen_normalisation_too():
+    norm = torchvision.ops.FrozenBatchNorm2d
+    model = dynaconv.convert(torchvision.models.resnet18(num_classes=4, norm_layer=norm), SEConfig())
+    assert isinstance(model.layer1[0].bn2.body, norm)

@@ -346,7 +346,7 @@ def test_layers_that_the_code_leaves_static():
     [
         ({"num_kernels": 0}, "num_kernels=0; expected a whole number of at least 1"),
         ({"modulations": ("channels",)}, "modulations=.'channels',.; expected some of"),
-        ({"modulations": "local"}, "modulations='local'; expected some of"),
+        ({"modulations": "local"}, "modulations='local'; expected several values"),
         ({"bands": (4, 2)}, "expected rising numbers"),
         ({"bands": (1, 2)}, "an element of bands=1; expected a whole number of at least 2"),
         ({"param_reduction": 0}, "param_reduction=0 is out of range"),

@@ -145,7 +145,7 @@ def profile(
         >>> from dynaconv.nn import ODConv2d
         >>> p = profile(ODConv2d(16, 16, 3, padding=1, bias=False), (16, 8, 8))
         >>> p.parameters, p.convolution
-        (3520, 147456)
+        (3289, 147456)
     """
     size = (batch_size, *input_size) if isinstance(input_size, Sequence) else ()
     if not size or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in size):

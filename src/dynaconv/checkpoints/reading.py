@@ -43,7 +43,7 @@ def read_state_dict(source: str | Path | Mapping[str, Tensor]) -> Mapping[str, T
 
 def _state_dict_of(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """The state dict in a training checkpoint, or the mapping itself."""
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "state_dict_ema"):
         if isinstance(content.get(key), Mapping):
             return content[key]
     return content

@@ -34,6 +34,8 @@ def translate_reference_keys(model: nn.Module, state: Mapping[str, Tensor]) -> d
     layer = next(dynamic_layers(model), None)
     if layer is None:
         raise CheckpointError(f"{type(model).__name__} has no dynamic layers; convert it, or create a preset, first")
+    if any(str(key).endswith("attention.temperature") for key in state):
+        raise CheckpointError("these are this library's own key names; load them with model.load_state_dict")
     return translate_method_keys(model, layer.config.method, state)
 
 
@@ -52,7 +54,10 @@ def load_reference_checkpoint(model: nn.Module, source: str | Path | Mapping[str
     Raises:
         CheckpointError: if keys or shapes do not fit; it names them.
     """
-    state = translate_reference_keys(model, read_state_dict(source))
+    given = read_state_dict(source)
+    if odd := [key for key in given if not isinstance(key, str)]:
+        raise CheckpointError(f"the checkpoint has the key {odd[0]!r}; expected a state dict, from names to tensors")
+    state = translate_reference_keys(model, given)
     own = model.state_dict()
     temperatures = _final_temperatures(model, own)
     missing = sorted(set(own) - set(state) - set(temperatures))
@@ -60,7 +65,8 @@ def load_reference_checkpoint(model: nn.Module, source: str | Path | Mapping[str
     if missing or unexpected:
         raise CheckpointError(
             f"the checkpoint does not fit the network: it lacks {missing[:6]} ({len(missing)}) and has besides "
-            f"{unexpected[:6]} ({len(unexpected)}); is it the same preset, with the same num_classes?"
+            f"{unexpected[:6]} ({len(unexpected)}); is it the same preset, with the same num_classes, and "
+            "not a static network's checkpoint?"
         )
     fitted = {}
     for key, value in state.items():

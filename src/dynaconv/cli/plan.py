@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dynaconv.cli.options import expand_method, make_parser, method_help
+from dynaconv.cli.networks import add_network_flags, read_network
+from dynaconv.cli.options import expand_method, make_parser
 from dynaconv.errors import DynaconvError
 
 EXAMPLES = """
@@ -25,46 +26,26 @@ def parser() -> Any:
         EXAMPLES,
         "MODEL [options]",
     )
-    flags.add_argument("model", type=str, help="a preset (dynaconv models) or a timm backbone")
-    flags.add_argument("--config", action="config", help="YAML with method, where, backbone; flags override it")
-    flags.add_argument("--method", type=dict[str, Any] | None, default=None, help=method_help().replace("%", "%%"))
-    flags.add_argument("--where", type=str | list[str] | None, default=None, help="patterns of the layers to convert")
-    flags.add_argument(
-        "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
-    )
-    flags.add_argument("--image-size", type=int, default=224, help="side of the image that multiply-adds are for")
-    flags.add_argument("--num_classes", type=int, default=1000, help="outputs of the classifier")
-    flags.add_argument("--in_chans", type=int, default=3, help="channels of the images")
+    add_network_flags(flags)
     return flags
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print the plan."""
-    values = parser().parse_args(expand_method(arguments))
-    import torch
-
+    """Print the plan, and what it does to the multiply-adds."""
+    network = read_network(parser().parse_args(expand_method(arguments)))
     import dynaconv
-    from dynaconv.models import get_preset
 
-    name, where, backbone = values.model, values.where, dict(values.backbone)
-    config: Any = dynaconv.config_from_dict(values.method or {})
-    if name in dynaconv.list_models():
-        if values.method is not None or where is not None:
-            raise DynaconvError(
-                f"'{name}' is a preset with a config of its own; to change it, give its backbone "
-                f"'{get_preset(name).backbone}' with --method.* and --where"
-            )
-        preset = get_preset(name)
-        name, config, backbone = preset.backbone, preset.config, {**preset.backbone_kwargs, **backbone}
-        where = None if preset.where is None else list(preset.where)
-    with torch.device("meta"):
-        model = dynaconv.create_model(name, num_classes=values.num_classes, in_chans=values.in_chans, **backbone)
-        plan = dynaconv.plan(model, config, where)
-        print(plan)
-        size = (values.in_chans, values.image_size, values.image_size)
-        before = dynaconv.profile(model, size)
-        after = dynaconv.profile(dynaconv.convert(model, plan), size)
+    config = dynaconv.KernelWarehouseConfig() if network.config is None else network.config
+    plan = dynaconv.plan(network.model, config, network.where)
+    print(plan)
+    try:
+        before = dynaconv.profile(network.model, network.input_size)
+        after = dynaconv.profile(dynaconv.convert(network.model, plan), network.input_size)
+    except DynaconvError as error:
+        print(f"multiply-adds:     not counted: {error}")
+        return
+    size = "x".join(map(str, network.input_size[1:]))
     print(
         f"multiply-adds:     {before.madds:,} before, {after.madds:,} after ({after.madds / before.madds - 1:+.1%}; "
-        f"one image of {values.image_size} pixels; mixing {after.mixing:,}, attention {after.attention:,})"
+        f"one image of {size}; mixing {after.mixing:,}, attention {after.attention:,})"
     )

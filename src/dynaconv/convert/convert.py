@@ -58,7 +58,8 @@ def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Pla
     if where is None and len(candidates.convertible) == 1 and candidates.convertible[0].name == "":
         where = "*"
     named = select_layers(model, candidates, where, method.default(candidates, config))
-    chosen = method.narrow(named, candidates, config)
+    literal = {where} if isinstance(where, str) else set() if where is None or callable(where) else set(where)
+    chosen = method.narrow(named, literal, candidates, config)
     reasons = {spec.name: why for spec in chosen if (why := method.refuses(spec, config))}
     selected = [spec for spec in chosen if spec.name not in reasons]
     if not selected:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynaconv.convert.replace import find_layer, replace_module
 from dynaconv.convert.select import Candidates
+from dynaconv.errors import PlanError
 from dynaconv.nn import Gate, Gated
 from dynaconv.planning import LayerPlan, LayerSpec, Plan, read_structure
 
 SHORTCUT_PART = re.compile(r"down_?sample|short_?cut|skip|proj_?skip|identity", re.IGNORECASE)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 class GateMethod:
@@ -28,22 +29,26 @@ class GateMethod:
         self.gate = gate
 
     def default(self, candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
-        """The last convolution of every block, its shortcut aside."""
-        block_of = read_structure(candidates.trunk).block_of if candidates.trunk else {}
+        """The last convolution of every block, its shortcut aside; none where that one is dynamic already."""
+        body = candidates.body
+        block_of = read_structure(body).block_of if body else {}
         last: dict[str, LayerSpec] = {}
-        for spec in candidates.trunk:
+        for spec in body:
             block = block_of[spec.name]
             if block is None or spec.is_linear:
                 continue
             inside = spec.name.removeprefix(f"{block}.").split(".")
             if not any(SHORTCUT_PART.fullmatch(part) for part in inside):
                 last[block] = spec
-        return list(last.values())
+        static = {spec.name for spec in candidates.trunk}
+        return [spec for spec in last.values() if spec.name in static]
 
-    def narrow(self, chosen: Sequence[LayerSpec], candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
-        """Those that end a block, so that naming a stage gates its blocks; if none does, all."""
-        ends = {spec.name for spec in self.default(candidates, config)}
-        return [spec for spec in chosen if spec.name in ends] or chosen
+    def narrow(
+        self, chosen: Sequence[LayerSpec], literal: Collection[str], candidates: Candidates, config: Any
+    ) -> Sequence[LayerSpec]:
+        """Those that end a block, so that naming a stage gates its blocks, and those named in full; if none, all."""
+        meant = {spec.name for spec in self.default(candidates, config)} | set(literal)
+        return [spec for spec in chosen if spec.name in meant] or chosen
 
     def refuses(self, spec: LayerSpec, config: Any) -> str | None:
         """Linear layers: a gate scales the channels of a map."""
@@ -87,11 +92,22 @@ class GateMethod:
             gate = self._make(layer.spec, plan.config, device=weight.device, dtype=weight.dtype)
             place = _norm_after(model, layer.name, layer.spec.out_channels) or layer.name
             body = model.get_submodule(place)
+            if isinstance(body, Gated):
+                raise PlanError(f"'{layer.name}' has a {type(body.gate).__name__} gate behind it already")
             gated = Gated(body, gate.train(body.training)).train(body.training)
             if place == "":
                 return gated
             replace_module(model, place, gated)
         return model
+
+
+def _normalises(module: nn.Module, channels: int) -> bool:
+    """Whether a module normalises so many channels, frozen BatchNorm included."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels == channels
+    known = isinstance(module, NORMS) and module.num_features == channels
+    statistics = getattr(module, "running_mean", None)
+    return known or (isinstance(statistics, Tensor) and statistics.shape == (channels,))
 
 
 def _norm_after(model: nn.Module, name: str, channels: int) -> str | None:
@@ -102,7 +118,6 @@ def _norm_after(model: nn.Module, name: str, channels: int) -> str | None:
     for sibling in following:
         place = f"{parent}.{sibling}".removeprefix(".")
         module = model.get_submodule(place)
-        size = getattr(module, "num_features", getattr(module, "num_channels", None))
-        if isinstance(module, NORMS) and size == channels:
+        if isinstance(module, Gated) or _normalises(module, channels):
             return place
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from torch import nn
@@ -38,7 +38,11 @@ class KernelWarehouseMethod:
         return candidates.default
 
     def narrow(
-        self, chosen: Sequence[LayerSpec], candidates: Candidates, config: KernelWarehouseConfig
+        self,
+        chosen: Sequence[LayerSpec],
+        literal: Collection[str],
+        candidates: Candidates,
+        config: KernelWarehouseConfig,
     ) -> Sequence[LayerSpec]:
         """All of them."""
         return chosen

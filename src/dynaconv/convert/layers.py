@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,7 +28,9 @@ class LayerMethod:
         """Every layer of the body but the stem."""
         return candidates.default
 
-    def narrow(self, chosen: Sequence[LayerSpec], candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
+    def narrow(
+        self, chosen: Sequence[LayerSpec], literal: Collection[str], candidates: Candidates, config: Any
+    ) -> Sequence[LayerSpec]:
         """All of them."""
         return chosen
 

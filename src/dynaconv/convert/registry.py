@@ -6,7 +6,7 @@ stand alone needs no handler of its own, :class:`dynaconv.convert.layers.LayerMe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -24,8 +24,10 @@ class Method(Protocol):
         """The layers that are converted unless the user says which."""
         ...
 
-    def narrow(self, chosen: Sequence[LayerSpec], candidates: Candidates, config: Any) -> Sequence[LayerSpec]:
-        """Of the layers that a user's ``where`` names, those that are meant."""
+    def narrow(
+        self, chosen: Sequence[LayerSpec], literal: Collection[str], candidates: Candidates, config: Any
+    ) -> Sequence[LayerSpec]:
+        """Of the layers that a user's ``where`` selects (``literal`` by their full names), those that are meant."""
         ...
 
     def refuses(self, spec: LayerSpec, config: Any) -> str | None:

@@ -10,13 +10,14 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from dynaconv.errors import NothingSelectedError, PlanError
-from dynaconv.nn import DynamicLayer
+from dynaconv.nn import DynamicConvNd, DynamicLayer, DynamicLinear
 from dynaconv.planning import LayerSpec, read_structure
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
-# Exactly these types: a subclass changes what its weight means (the output projection of nn.MultiheadAttention is read
-# by its parent), so it is left alone. But for timm's Conv2dSame, which pads as `padding="same"` does here.
+# These types; a subclass of its own behaviour changes what its weight means (the output projection of
+# nn.MultiheadAttention is read by its parent) and is left alone, but for timm's Conv2dSame, which pads as
+# `padding="same"` does here.
 CONVERTIBLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 GATE_CLASS_MARKS = (
     "squeezeexcit",
@@ -48,13 +49,15 @@ class Candidates:
     """Layers of a network by what may happen to them, in module order.
 
     Args:
-        trunk: layers of the network's body, from which stages are read.
+        trunk: static layers of the network's body, from which stages are read.
+        body: the same and dynamic convolutions, in module order.
         default: those of the trunk that are converted unless told otherwise.
         other: convertible layers outside the trunk: gates, classifiers.
         refused: name -> why a layer can not be converted.
     """
 
     trunk: tuple[LayerSpec, ...]
+    body: tuple[LayerSpec, ...]
     default: tuple[LayerSpec, ...]
     other: tuple[LayerSpec, ...]
     refused: dict[str, str]
@@ -70,20 +73,26 @@ def fits_its_input(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and type(module).__name__ == "Conv2dSame"
 
 
+def _only_named(module: nn.Module) -> bool:
+    """Whether a convolution's class adds nothing to torch's but arguments, such as torchvision's Conv3DSimple."""
+    own = vars(type(module)) if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) else {"forward": None}
+    return type(module).__base__ in CONVERTIBLE and "forward" not in own and "_conv_forward" not in own
+
+
 def layer_spec(name: str, module: nn.Module) -> LayerSpec:
     """Read a layer's sizes.
 
     Raises:
         PlanError: if the module is no convolution or linear layer.
     """
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | DynamicLinear):
         return LayerSpec(
             name=name,
             in_channels=module.in_features,
             out_channels=module.out_features,
             bias=module.bias is not None,
         )
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | DynamicConvNd):
         return LayerSpec(
             name=name,
             in_channels=module.in_channels,
@@ -123,7 +132,7 @@ def find_candidates(model: nn.Module) -> Candidates:
     layers = [(n, m) for n, m in modules if isinstance(m, CONVERTIBLE) and not _inside(n, dynamic)]
     for name, module in layers:
         weight = module._parameters.get("weight")
-        if type(module) not in CONVERTIBLE and not fits_its_input(module):
+        if not (type(module) in CONVERTIBLE or fits_its_input(module) or _only_named(module)):
             refused[name] = f"{type(module).__name__} is a subclass of its own behaviour"
         elif weight is None:
             refused[name] = "its weight is no plain parameter (parametrised, or made by another module)"
@@ -143,7 +152,10 @@ def find_candidates(model: nn.Module) -> Candidates:
     default = [spec for spec in trunk if spec not in stem]
     order = {name: i for i, (name, _) in enumerate(layers)}
     other = sorted([*other, *heads], key=lambda spec: order[spec.name])
-    return Candidates(tuple(trunk), tuple(default), tuple(other), refused)
+    whole = [layer_spec(n, m) for n, m in modules if isinstance(m, DynamicConvNd) and not _is_head(n)]
+    place = {name: i for i, (name, _) in enumerate(modules)}
+    body = sorted([*trunk, *whole], key=lambda spec: place[spec.name])
+    return Candidates(tuple(trunk), tuple(body), tuple(default), tuple(other), refused)
 
 
 def _is_head(name: str) -> bool:

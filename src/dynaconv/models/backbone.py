@@ -51,8 +51,8 @@ def _stride_first(model: nn.Module, name: str) -> None:
 
 
 def _drop_bias(model: nn.Module, name: str) -> None:
-    classifier = model.get_classifier()  # pyright: ignore[reportCallIssue]  (timm's models have it)
-    if isinstance(classifier, nn.Identity):
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None  # pyright: ignore[reportCallIssue]
+    if classifier is None or isinstance(classifier, nn.Identity):
         return
     if not isinstance(classifier, nn.Linear):
         raise DynaconvError(f"classifier_bias=False: the classifier of '{name}' is a {type(classifier).__name__}")

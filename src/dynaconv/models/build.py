@@ -102,6 +102,7 @@ def create_model(
         )
     if pretrained:
         raise DynaconvError(f"no trained weights are published for '{name}'; use pretrained=False")
+    headless = num_classes == 0 or bool(backbone_kwargs.get("features_only"))
     backbone = make_backbone(preset.backbone, **{**preset.backbone_kwargs, **arguments})
-    config, where = _without_classifier(preset, backbone) if num_classes == 0 else (preset.config, preset.where)
+    config, where = _without_classifier(preset, backbone) if headless else (preset.config, preset.where)
     return convert(backbone, draft_plan(backbone, config, list(where) if where else None))

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dynaconv.errors import DynaconvError
 from dynaconv.ops import Madds
@@ -116,6 +117,16 @@ class DynamicLayer(nn.Module):
     def temperature_at(self, progress: float) -> float | None:
         """The method's schedule: temperature after a share (0 to 1) of its length; None without one."""
         return self.config.temperature(progress)
+
+
+def pool_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Average to so many positions, ``(B, C, *any)`` -> ``(B, C, *size)``, in float32 at least.
+
+    PyTorch's own adaptive pooling adds up in half precision where the input is in it.
+    """
+    pooling = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return pooling(wide, list(size)).to(x.dtype)  # pyright: ignore[reportArgumentType]
 
 
 def pool(x: Tensor) -> Tensor:

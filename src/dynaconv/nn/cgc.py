@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dynaconv.config import MethodConfig, check_count
 from dynaconv.errors import DynaconvError
+from dynaconv.nn.base import pool_to
 from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops import Madds, per_sample_conv
@@ -101,9 +102,7 @@ class _CGConvNd(MethodConvNd):
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
-        adaptive = [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d][self.dims - 1]
-        context = adaptive(x, self.kernel_size)  # pyright: ignore[reportArgumentType]
-        inputs, outputs = self.attention(context.flatten(2))
+        inputs, outputs = self.attention(pool_to(x, self.kernel_size).flatten(2))
         batch, positions = x.shape[0], self.geometry.positions
         inputs = inputs.reshape(batch, self.groups, 1, self.in_channels // self.groups, positions)
         outputs = outputs.reshape(batch, self.groups, self.out_channels // self.groups, 1, positions)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dynaconv.config import MethodConfig, check_count
+from dynaconv.config import MethodConfig, check_count, check_flag
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.experts import ExpertConvNd, ExpertLinear
 
@@ -35,6 +35,7 @@ class CondConvConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_count("num_experts", self.num_experts)
+        check_flag("shared_branch", self.shared_branch)
 
 
 class _CondConvNd(SharesBlockBranch, ExpertConvNd):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynaconv.config import check_count
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer
 from dynaconv.ops import Geometry
@@ -48,6 +49,8 @@ class DynamicConvNd(DynamicLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_count("in_channels", in_channels)
+        check_count("out_channels", out_channels)
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise DynaconvError(
                 f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"

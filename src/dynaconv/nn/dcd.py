@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynaconv.config import MethodConfig, check_choice, check_count
+from dynaconv.nn.base import pool_to
 from dynaconv.nn.method import MethodConvNd, MethodLinear, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops import Madds, static_conv
@@ -153,8 +154,7 @@ class _DCDConvNd(MethodConvNd):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Scale the static convolution, bias included, and add the residual."""
-        pooled = [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d][self.dims - 1](x, self.grid)
-        phi, scale = self.attention(pooled.flatten(1))
+        phi, scale = self.attention(pool_to(x, (self.grid,) * self.dims).flatten(1))
         padded = self.pad(x)
         y = self.add_bias(static_conv(padded, self.kernel, self.geometry), self.bias)
         fused = self.residual(self._under_middle(padded).flatten(2), phi)

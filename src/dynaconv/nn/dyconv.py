@@ -44,7 +44,7 @@ class DYConvConfig(MethodConfig):
     def __post_init__(self) -> None:
         check_count("num_kernels", self.num_kernels)
         check_range("reduction", self.reduction, 0, 1)
-        check_range("initial_temperature", self.initial_temperature, 0, float("inf"))
+        check_range("initial_temperature", self.initial_temperature, 1e-3, 1e6)
         check_choice("branch", self.branch, get_args(Branch))
 
     def temperature(self, progress: float) -> float:

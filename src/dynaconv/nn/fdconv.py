@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dynaconv.config import MethodConfig, check_count, check_range
+from dynaconv.config import MethodConfig, as_tuple, check_count, check_flag, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
@@ -86,7 +86,10 @@ class FDConvConfig(MethodConfig):
         check_count("channels_above", self.channels_above, minimum=0)
         check_range("reduction", self.reduction, 0, 1)
         check_range("param_reduction", self.param_reduction, 0, 1)
-        if isinstance(self.modulations, str) or set(self.modulations) - set(MODULATIONS):
+        check_flag("modulate_lowest", self.modulate_lowest)
+        for name in ("modulations", "bands", "kernel_sizes"):
+            as_tuple(self, name)
+        if set(self.modulations) - set(MODULATIONS):
             raise DynaconvError(f"modulations={self.modulations!r}; expected some of {MODULATIONS}")
         for name, minimum in (("bands", 2), ("kernel_sizes", 1)):
             for value in getattr(self, name):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynaconv.config import MethodConfig, check_count, check_range
+from dynaconv.config import MethodConfig, check_count, check_flag, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer, pool
 from dynaconv.nn.method import settle_config
@@ -43,6 +43,7 @@ class SEConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_range("reduction", self.reduction, 0, 1)
+        check_flag("bias", self.bias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ class CBAMConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_range("reduction", self.reduction, 0, 1)
+        check_flag("bias", self.bias)
         check_count("kernel_size", self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise DynaconvError(f"kernel_size={self.kernel_size}; expected an odd number, so that maps keep their size")
@@ -76,8 +78,8 @@ class ECAConfig(MethodConfig):
     """ECA: channel attention by a small convolution along the channels.
 
     Args:
-        kernel_size: of that convolution, odd; None for the paper's rule, the odd number nearest above
-            (log2(C) + 1) / 2.
+        kernel_size: of that convolution, odd; None for the paper's rule: (log2(C) + 1) / 2 without its
+            fraction, and one more if that is even.
 
     Raises:
         DynaconvError: on any value outside its domain.
@@ -120,6 +122,7 @@ class Gate(DynamicLayer):
     ) -> None:
         super().__init__()
         self.config = settle_config(self.config_type, config, changes)
+        check_count("channels", channels)
         if dims not in (1, 2, 3):
             raise DynaconvError(f"dims={dims!r}; expected 1, 2 or 3 spatial dimensions")
         self.channels, self.dims = channels, dims

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dynaconv.config import check_count
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer
 
@@ -32,6 +33,8 @@ class DynamicLinear(DynamicLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_count("in_features", in_features)
+        check_count("out_features", out_features)
         self.in_features = in_features
         self.out_features = out_features
         self.register_parameter(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynaconv.config import MethodConfig, check_count, check_range, linear_fall
+from dynaconv.config import MethodConfig, as_tuple, check_count, check_range, linear_fall
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import TemperedBranch, pool
 from dynaconv.nn.method import MethodConvNd, fill_kaiming
@@ -54,9 +54,10 @@ class ODConvConfig(MethodConfig):
         check_count("num_kernels", self.num_kernels)
         check_range("reduction", self.reduction, 0, 1)
         check_count("min_hidden", self.min_hidden)
-        check_range("initial_temperature", self.initial_temperature, 0, float("inf"))
+        check_range("initial_temperature", self.initial_temperature, 1e-3, 1e6)
+        as_tuple(self, "attentions")
         unknown = sorted(set(self.attentions) - set(DIMENSIONS))
-        if isinstance(self.attentions, str) or unknown:
+        if unknown or not self.attentions:
             raise DynaconvError(f"attentions={self.attentions!r}; expected some of {DIMENSIONS}")
         if self.num_kernels > 1 and "kernel" not in self.attentions:
             raise DynaconvError(

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dynaconv.config import MethodConfig, check_count, check_range
+from dynaconv.config import MethodConfig, check_count, check_flag, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
@@ -53,6 +53,7 @@ class WeightNetConfig(MethodConfig):
         if self.expansion % self.grouping:
             raise DynaconvError(f"expansion={self.expansion} must be a multiple of grouping={self.grouping}")
         check_range("reduction", self.reduction, 0, 1)
+        check_flag("shared_branch", self.shared_branch)
 
     def hidden(self, in_channels: int) -> int:
         """Width of the reduced input."""
