@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -56,3 +57,22 @@ def test_every_method_is_in_the_table():
 def test_every_picture_and_linked_file_is_there():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).is_file(), target
+
+
+def test_the_committed_comparison_is_the_one_in_the_docs():
+    results = ROOT / "docs" / "results" / "compare-mnist5k"
+    table = results.with_suffix(".md").read_text().split("\n\n")[0]
+    assert table in (ROOT / "docs" / "compare.md").read_text()
+    figures = json.loads(results.with_suffix(".json").read_text())
+    assert len(figures["contenders"]) == len(table.splitlines()) - 2
+    methods = {entry["label"].partition(":")[0] for entry in figures["contenders"]}
+    assert methods == {"static", *config_types()}
+    for entry in figures["contenders"]:
+        assert len(entry["runs"]) == 3
+        assert f"{100 * entry['top1_mean']:.2f}" in table
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_links_of_the_docs(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).is_file(), target

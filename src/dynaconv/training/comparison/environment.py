@@ -59,7 +59,9 @@ def ram_bytes() -> int | None:
 
 def command_line() -> str:
     """How this process was called, ready to paste."""
-    return shlex.join([Path(sys.argv[0]).name or sys.argv[0], *sys.argv[1:]])
+    called = Path(sys.argv[0])
+    name = "dynaconv" if called.parts[-3:] == ("dynaconv", "cli", "main.py") else called.name or sys.argv[0]
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def utc_now() -> datetime:
