@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.convert.registry import method_of
-from dynaconv.convert.select import Where, find_candidates, select_layers
+from dynaconv.convert.select import Selection, Where, find_candidates, select_layers
 from dynaconv.errors import DynaconvError, NothingSelectedError, PlanError, PlanWarning
 from dynaconv.planning import Plan
 
@@ -66,14 +66,13 @@ def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Pla
         listed = "; ".join(f"'{name}': {why}" for name, why in list(reasons.items())[:4])
         raise NothingSelectedError(f"{config.method} converts none of the {len(reasons)} layers chosen: {listed}")
     names = {spec.name for spec in selected}
-    return method.plan(
-        selected,
-        config,
-        trunk=candidates.trunk,
-        other_parameters=sum(p.numel() for p in model.parameters()) - sum(s.kernel_parameters for s in selected),
-        left_static=[s.name for s in candidates.convertible if s.name not in names and s.name not in reasons],
-        refused={**candidates.refused, **reasons},
-    )
+    left = (spec.name for spec in candidates.convertible if spec.name not in names and spec.name not in reasons)
+    rest = {
+        "other_parameters": sum(p.numel() for p in model.parameters()) - sum(s.kernel_parameters for s in selected),
+        "left_static": tuple(left),
+        "refused": tuple({**candidates.refused, **reasons}.items()),
+    }
+    return method.plan(Selection(tuple(selected), candidates.trunk, rest), config)
 
 
 def _check_same_layers(model: nn.Module, planned: Plan) -> None:

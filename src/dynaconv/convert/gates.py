@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from dynaconv.convert.replace import find_layer, replace_module
-from dynaconv.convert.select import Candidates
+from dynaconv.convert.select import Candidates, Selection
 from dynaconv.errors import PlanError
 from dynaconv.nn import Gate, Gated
 from dynaconv.planning import LayerPlan, LayerSpec, Plan, read_structure
@@ -54,16 +54,7 @@ class GateMethod:
         """Linear layers: a gate scales the channels of a map."""
         return "a gate stands behind a convolution" if spec.is_linear else None
 
-    def plan(
-        self,
-        selected: Sequence[LayerSpec],
-        config: Any,
-        *,
-        trunk: Sequence[LayerSpec],
-        other_parameters: int,
-        left_static: Sequence[str],
-        refused: Mapping[str, str],
-    ) -> Plan:
+    def plan(self, selection: Selection, config: Any) -> Plan:
         """Count every gate; kernels stay."""
         layers = [
             LayerPlan(
@@ -71,14 +62,12 @@ class GateMethod:
                 weight_parameters=spec.kernel_parameters,
                 branch_parameters=sum(p.numel() for p in self._make(spec, config, device="meta").parameters()),
             )
-            for spec in selected
+            for spec in selection.layers
         ]
         return Plan(
             config=config,
             layers=tuple(layers),
-            other_parameters=other_parameters,
-            left_static=tuple(left_static),
-            refused=tuple(refused.items()),
+            **selection.rest,
         )
 
     def _make(self, spec: LayerSpec, config: Any, **options: Any) -> Gate:

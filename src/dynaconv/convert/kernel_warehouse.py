@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.convert.build import build_layer, pick
 from dynaconv.convert.replace import find_layer, replace_module
-from dynaconv.convert.select import Candidates
+from dynaconv.convert.select import Candidates, Selection
 from dynaconv.errors import PlanError
 from dynaconv.nn import KWConv1d, KWConv2d, KWConv3d, KWLinear, Warehouse, Warehouses
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
@@ -51,25 +51,10 @@ class KernelWarehouseMethod:
         """Nothing: cells tile any kernel."""
         return None
 
-    def plan(
-        self,
-        selected: Sequence[LayerSpec],
-        config: KernelWarehouseConfig,
-        *,
-        trunk: Sequence[LayerSpec],
-        other_parameters: int,
-        left_static: Sequence[str],
-        refused: Mapping[str, str],
-    ) -> KernelWarehousePlan:
+    def plan(self, selection: Selection, config: KernelWarehouseConfig) -> KernelWarehousePlan:
         """Plan the sharing."""
-        return make_plan(
-            selected,
-            config,
-            trunk=trunk,
-            other_parameters=other_parameters,
-            left_static=left_static,
-            refused=refused,
-        )
+        rest = {**selection.rest, "refused": dict(selection.rest["refused"])}
+        return make_plan(selection.layers, config, trunk=selection.trunk, **rest)
 
     def apply(self, model: nn.Module, plan: KernelWarehousePlan) -> nn.Module:
         """Replace every planned layer and register the warehouses as ``model.warehouses``."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from dynaconv.convert.build import LayerType, build_layer, pick
 from dynaconv.convert.replace import find_layer, replace_module
-from dynaconv.convert.select import Candidates
+from dynaconv.convert.select import Candidates, Selection
 from dynaconv.nn import SharesBlockBranch
 from dynaconv.planning import LayerPlan, LayerSpec, Plan, read_structure
 
@@ -42,26 +42,15 @@ class LayerMethod:
             return f"the method {type(config).method} has no {kind} layer"
         return layer.refuses(spec, config)
 
-    def plan(
-        self,
-        selected: Sequence[LayerSpec],
-        config: Any,
-        *,
-        trunk: Sequence[LayerSpec],
-        other_parameters: int,
-        left_static: Sequence[str],
-        refused: Mapping[str, str],
-    ) -> Plan:
+    def plan(self, selection: Selection, config: Any) -> Plan:
         """Count every layer by making it without memory."""
-        first = _first_of_blocks(selected, config, trunk)
-        outlines = {spec.name: self._build(_outline(spec), spec, config) for spec in selected}
+        first = _first_of_blocks(selection.layers, config, selection.trunk)
+        outlines = {spec.name: self._build(_outline(spec), spec, config) for spec in selection.layers}
         _share(outlines, first)
         return Plan(
             config=config,
-            layers=tuple(_plan_layer(spec, outlines[spec.name], first.get(spec.name)) for spec in selected),
-            other_parameters=other_parameters,
-            left_static=tuple(left_static),
-            refused=tuple(refused.items()),
+            layers=tuple(_plan_layer(spec, outlines[spec.name], first.get(spec.name)) for spec in selection.layers),
+            **selection.rest,
         )
 
     def _build(self, source: nn.Module, spec: LayerSpec, config: Any) -> nn.Module:

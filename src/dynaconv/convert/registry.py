@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from dynaconv.config import MethodConfig
-from dynaconv.convert.select import Candidates
+from dynaconv.convert.select import Candidates, Selection
 from dynaconv.errors import DynaconvError
 from dynaconv.planning import LayerSpec, Plan
 
@@ -34,16 +34,7 @@ class Method(Protocol):
         """Why the method can not take a layer's place, or None."""
         ...
 
-    def plan(
-        self,
-        selected: Sequence[LayerSpec],
-        config: Any,
-        *,
-        trunk: Sequence[LayerSpec],
-        other_parameters: int,
-        left_static: Sequence[str],
-        refused: Mapping[str, str],
-    ) -> Plan:
+    def plan(self, selection: Selection, config: Any) -> Plan:
         """Plan the selected layers."""
         ...
 

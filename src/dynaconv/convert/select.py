@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -66,6 +67,22 @@ class Candidates:
     def convertible(self) -> tuple[LayerSpec, ...]:
         """Everything that could be converted."""
         return (*self.trunk, *self.other)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a method is asked to plan.
+
+    Args:
+        layers: the layers to convert, in module order.
+        trunk: all static layers of the body, from which blocks and stages are read.
+        rest: what every plan reports beside them: ``other_parameters`` of the network outside the selected kernels,
+            ``left_static`` and ``refused`` layers.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    trunk: tuple[LayerSpec, ...]
+    rest: Mapping[str, Any]
 
 
 def fits_its_input(module: nn.Module) -> bool:
