@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -236,3 +237,21 @@ def test_train_by_another_method(tmp_path, capsys):
     assert "tau 1.00" in capsys.readouterr().out
     assert main(["eval", str(tmp_path / "od" / "x" / "best")]) == 0
     assert "top-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "resnet18", "--backbone.chanels", "[8,16,32,64]"], "timm's 'resnet18' does not take these arguments"),
+        (["compare", "--model", "kw1x_resnet18", "--methods", "static"], "is a preset with a method of its own"),
+        ([*TRAIN, "--run.accelerator", "gpu"], "Lightning's Trainer refuses"),
+        ([*TRAIN, "--optimizer.name", "adamx"], "optimizer.name='adamx'"),
+    ],
+)
+def test_what_can_not_be_done_is_one_line_and_leaves_nothing(arguments, message, tmp_path, capsys):
+    if torch.cuda.is_available() and "gpu" in arguments:
+        pytest.skip("there is a GPU")
+    out = tmp_path / "out"
+    assert main([*arguments, "--out", str(out)] if arguments[0] in ("train", "compare") else arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(out.rglob("config.yaml"))

@@ -73,7 +73,7 @@ def test_contenders_and_recipe_from_files(tmp_path, capsys):
     assert main(["compare", *arguments]) == 2
     text, error = capsys.readouterr()
     assert "epoch 1/1" in text
-    assert "broken, seed 3 failed, the others go on: TypeError" in text
+    assert "broken, seed 3 failed, the others go on: DynaconvError" in text
     assert next(line for line in text.splitlines() if line.startswith("broken ")).split()[3] == "failed"
     assert error.startswith("dynaconv compare: 1 failed (broken: seed 3: TypeError")
     assert "Call it again to retry" in error
@@ -97,7 +97,7 @@ def test_contenders_and_recipe_from_files(tmp_path, capsys):
         (["--contenders", "x.yaml"], "x.yaml can not be read as YAML"),
         (["--from", "nowhere"], "nowhere has no compare.yaml"),
         (["--model", "resnet1800"], "'resnet1800' is neither a preset"),
-        (["--model", "kw1x_resnet18"], "contender 'kernel_warehouse': 'kw1x_resnet18' is a preset"),
+        (["--model", "kw1x_resnet18"], "model 'kw1x_resnet18' is a preset with a method of its own"),
         (["--data", "nowhere"], "data='nowhere'"),
         (["--devices", "2"], "run.devices=2; a comparison trains on one device"),
     ],

@@ -181,3 +181,30 @@ def test_a_gate_stands_behind_frozen_normalisation_too():
     norm = torchvision.ops.FrozenBatchNorm2d
     model = dynaconv.convert(torchvision.models.resnet18(num_classes=4, norm_layer=norm), SEConfig())
     assert isinstance(model.layer1[0].bn2.body, norm)
+
+
+class PlainBlock(torch.nn.Module):
+    """A residual block whose shortcut has a name of its own, registered last."""
+
+    def __init__(self, channels, out, stride):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(channels, out, 3, stride, 1)
+        self.n1 = torch.nn.BatchNorm2d(out)
+        self.conv2 = torch.nn.Conv2d(out, out, 3, 1, 1)
+        self.n2 = torch.nn.BatchNorm2d(out)
+        self.short = torch.nn.Sequential(torch.nn.Conv2d(channels, out, 1, stride), torch.nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        return self.n2(self.conv2(self.n1(self.conv1(x)))) + self.short(x)
+
+
+@pytest.mark.parametrize(("channels", "out", "stride"), [(16, 32, 2), (16, 32, 1), (32, 32, 2)])
+def test_a_shortcut_of_any_name_is_left_alone(channels, out, stride):
+    def ends(where=None):
+        blocks = torch.nn.Sequential(PlainBlock(channels, out, stride), PlainBlock(out, out, 1))
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, channels, 3), blocks)
+        return [layer.name for layer in dynaconv.plan(net, SEConfig(), where).layers]
+
+    assert ends()[0] == "1.0.conv2"
+    assert ends("*.conv2") == ["1.0.conv2", "1.1.conv2"]
+    assert ends("1.0") == ["1.0.conv2"]

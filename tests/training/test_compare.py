@@ -244,7 +244,7 @@ def test_a_failure_is_told_and_leaves_the_others(tmp_path, trained, monkeypatch)
     result = quick(tmp_path, (STATIC, BROKEN, SE), (0,), note=noted.append)
     static, broken, se = result.values["contenders"]
     assert "no_such_argument" in broken["errors"][0]
-    assert broken["errors"][0].startswith("seed 0: TypeError")
+    assert broken["errors"][0].startswith("seed 0: DynaconvError: timm")
     assert list(result.failed) == ["broken"]
     assert broken["top1_mean"] is None
     assert static["top1_mean"] is not None

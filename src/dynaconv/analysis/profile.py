@@ -204,8 +204,8 @@ def _run(
             torch.func.functional_call(model, _on_meta(model), (images,), tie_weights=False)
     except Exception as error:  # whatever a network of somebody's may raise
         raise DynaconvError(
-            f"{type(model).__name__} could not be profiled on an input of shape {tuple(images.shape)}: {error}. A "
-            "network that needs more than images, such as a detector, is profiled by its backbone"
+            f"{type(model).__name__} could not be profiled on an input of shape {tuple(images.shape)}: {error}; "
+            "input_size is one sample's (C, H, W); a network that needs more than images is profiled by its backbone"
         ) from error
     finally:
         for hook in hooks:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.convert.registry import method_of
-from dynaconv.convert.select import Selection, Where, find_candidates, select_layers
+from dynaconv.convert.select import Selection, Where, find_candidates, named_directly, select_layers
 from dynaconv.errors import DynaconvError, NothingSelectedError, PlanError, PlanWarning
 from dynaconv.planning import Plan
 
@@ -58,8 +58,7 @@ def draft_plan(model: nn.Module, config: Any, where: Where | None = None) -> Pla
     if where is None and len(candidates.convertible) == 1 and candidates.convertible[0].name == "":
         where = "*"
     named = select_layers(model, candidates, where, method.default(candidates, config))
-    literal = {where} if isinstance(where, str) else set() if where is None or callable(where) else set(where)
-    chosen = method.narrow(named, literal, candidates, config)
+    chosen = method.narrow(named, named_directly(named, where), candidates, config)
     reasons = {spec.name: why for spec in chosen if (why := method.refuses(spec, config))}
     selected = [spec for spec in chosen if spec.name not in reasons]
     if not selected:

@@ -32,21 +32,22 @@ class GateMethod:
         """The last convolution of every block, its shortcut aside; none where that one is dynamic already."""
         body = candidates.body
         block_of = read_structure(body).block_of if body else {}
-        last: dict[str, LayerSpec] = {}
+        blocks: dict[str, list[LayerSpec]] = {}
         for spec in body:
             block = block_of[spec.name]
             if block is None or spec.is_linear:
                 continue
             inside = spec.name.removeprefix(f"{block}.").split(".")
             if not any(SHORTCUT_PART.fullmatch(part) for part in inside):
-                last[block] = spec
+                blocks.setdefault(block, []).append(spec)
+        ends = [_end(layers) for layers in blocks.values()]
         static = {spec.name for spec in candidates.trunk}
-        return [spec for spec in last.values() if spec.name in static]
+        return [spec for spec in ends if spec.name in static]
 
     def narrow(
         self, chosen: Sequence[LayerSpec], literal: Collection[str], candidates: Candidates, config: Any
     ) -> Sequence[LayerSpec]:
-        """Those that end a block, so that naming a stage gates its blocks, and those named in full; if none, all."""
+        """Naming a module gates the ends of its blocks; a pattern of layers, and a function, mean just those layers."""
         meant = {spec.name for spec in self.default(candidates, config)} | set(literal)
         return [spec for spec in chosen if spec.name in meant] or chosen
 
@@ -88,6 +89,24 @@ class GateMethod:
                 return gated
             replace_module(model, place, gated)
         return model
+
+
+def _end(layers: Sequence[LayerSpec]) -> LayerSpec:
+    """The last convolution of a block's body: not one that runs beside it, from the block's input to its width.
+
+    Such a shortcut does not go on where the convolution before it ended, or strides when one has already.
+    """
+    rest = list(layers)
+    while len(rest) > 1:
+        last, before = rest[-1], rest[-2]
+        breaks_off = last.in_channels != before.out_channels or (
+            last.is_strided and any(spec.is_strided for spec in rest[:-1])
+        )
+        starts_over = last.in_channels == rest[0].in_channels and last.out_channels == before.out_channels
+        if not (breaks_off and starts_over and not last.is_spatial):
+            break
+        rest.pop()
+    return rest[-1]
 
 
 def _normalises(module: nn.Module, channels: int) -> bool:

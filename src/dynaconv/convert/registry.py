@@ -27,7 +27,7 @@ class Method(Protocol):
     def narrow(
         self, chosen: Sequence[LayerSpec], literal: Collection[str], candidates: Candidates, config: Any
     ) -> Sequence[LayerSpec]:
-        """Of the layers that a user's ``where`` selects (``literal`` by their full names), those that are meant."""
+        """Of the layers that a user's ``where`` selects, those that are meant; ``literal`` are named themselves."""
         ...
 
     def refuses(self, spec: LayerSpec, config: Any) -> str | None:

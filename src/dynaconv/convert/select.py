@@ -187,6 +187,13 @@ def _is_narrow(spec: LayerSpec) -> bool:
 
 def _listing(candidates: Candidates) -> str:
     names = [spec.name for spec in candidates.convertible]
+    dynamic = len(candidates.body) - len(candidates.trunk)
+    if dynamic:
+        return f"{dynamic} convolutions are dynamic already; {_static_listing(names, candidates)}"
+    return _static_listing(names, candidates)
+
+
+def _static_listing(names: Sequence[str], candidates: Candidates) -> str:
     lines = [f"layers that could be selected ({len(names)}): {', '.join(names) or 'none'}"]
     lines += [f"'{name}' can not be: {why}" for name, why in list(candidates.refused.items())[:8]]
     return "\n".join(lines)
@@ -212,6 +219,8 @@ def select_layers(
         NothingSelectedError: if no layer is selected; it lists what could have been.
         PlanError: if a pattern names a layer that can not be converted, or nothing.
     """
+    if not (where is None or callable(where) or isinstance(where, str | Sequence)):
+        raise PlanError(f"where={where!r}; expected a name, a pattern, several, or a function of name and module")
     available = candidates.convertible
     usual = {spec.name for spec in (candidates.default if default is None else default)}
     if where is None:
@@ -226,6 +235,14 @@ def select_layers(
         raise NothingSelectedError(f"{asked} selects no layer of {type(model).__name__}\n{_listing(candidates)}")
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     return sorted((spec for spec in available if spec.name in chosen), key=lambda spec: order[spec.name])
+
+
+def named_directly(selected: Sequence[LayerSpec], where: Where | None) -> set[str]:
+    """Names of the layers that ``where`` itself names or picks, and not only a module that they are in."""
+    if where is None or callable(where):
+        return {spec.name for spec in selected}
+    patterns = [where] if isinstance(where, str) else list(where)
+    return {s.name for s in selected if any(fnmatchcase(s.name, p) for p in patterns if not p.startswith("!"))}
 
 
 def _match(patterns: list[str], candidates: Candidates, usual: set[str]) -> set[str]:

@@ -33,7 +33,10 @@ def make_backbone(
         DynaconvError: if the model has no bottlenecks, or no linear classifier, to change.
     """
     timm = require("timm", "train")
-    model = timm.create_model(name, pretrained=pretrained, **arguments)
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **arguments)
+    except TypeError as error:
+        raise DynaconvError(f"timm's '{name}' does not take these arguments, {sorted(arguments)}: {error}") from error
     if v1_stride:
         _stride_first(model, name)
     if not classifier_bias:

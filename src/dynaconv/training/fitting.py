@@ -28,7 +28,7 @@ from dynaconv.training.curves import save_curves
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.ema import EmaCallback
 from dynaconv.training.history import History, Row
-from dynaconv.training.module import ClassificationModule
+from dynaconv.training.module import ClassificationModule, make_optimizer
 from dynaconv.training.sampling import seeded
 from dynaconv.training.saving import RESUME_FILE, RunCheckpoint
 
@@ -183,8 +183,7 @@ def _run(
     images.setup()
     model, arguments = build_model(recipe, len(images.classes), images.in_chans)
     description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
-    prepare_folder(recipe, folder)
-
+    make_optimizer(model, recipe.optimizer)  # before anything is written: it may refuse
     module = ClassificationModule(model, recipe, len(images.classes))
     history = History(folder / "metrics.csv", report)
     saving = RunCheckpoint(folder, description, recipe.run.checkpoint_every)
@@ -200,6 +199,7 @@ def _run(
         every.append(RichProgressBar())
     with quiet_lightning(), seeded(recipe.run.seed):
         trainer = _trainer(recipe, folder, [*every, *callbacks], progress_bar)
+        prepare_folder(recipe, folder)
         with _interruptible():
             trainer.fit(module, datamodule=images, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
@@ -228,7 +228,7 @@ def _trainer(recipe: Recipe, folder: Path, callbacks: list[Callback], progress_b
             enable_progress_bar=progress_bar,
             use_distributed_sampler=False,
         )
-    except (ValueError, RuntimeError) as error:  # MisconfigurationException is neither alone in every version
+    except Exception as error:  # Lightning's MisconfigurationException is nothing more special
         raise DynaconvError(f"Lightning's Trainer refuses run={run}: {error}") from error
 
 

@@ -58,7 +58,10 @@ def predict(
     transform = eval_transform(
         recipe["image_size"], recipe["mean"], recipe["std"], recipe["crop_pct"], recipe["interpolation"]
     )
-    model.to(device)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise DynaconvError(f"device {device!r} can not be used here: {error}; cpu always can") from error
     predictions: list[Prediction] = []
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]

@@ -92,6 +92,11 @@ def contender_of(text: str, model: str, where: str | list[str] | None, backbone:
         DynaconvError: if the method, or a field, is not known.
     """
     name, _, given = text.partition(":")
+    if model in list_models():
+        raise DynaconvError(
+            f"model '{model}' is a preset with a method of its own; methods need a backbone, such as --model resnet18. "
+            "Presets are compared by a list, --contenders"
+        )
     if name == STATIC:
         if given:
             raise DynaconvError(f"method '{text}': a static network has no fields")
