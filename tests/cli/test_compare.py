@@ -75,7 +75,7 @@ def test_contenders_and_recipe_from_files(tmp_path, capsys):
     assert "epoch 1/1" in text
     assert "broken, seed 3 failed, the others go on: DynaconvError" in text
     assert next(line for line in text.splitlines() if line.startswith("broken ")).split()[3] == "failed"
-    assert error.startswith("dynaconv compare: 1 failed (broken: seed 3: TypeError")
+    assert error.startswith("dynaconv compare: 1 failed (broken: seed 3: DynaconvError")
     assert "Call it again to retry" in error
     values = json.loads(next((tmp_path / "out").glob("results-*.json")).read_text())
     assert [len(entry["runs"]) for entry in values["contenders"]] == [1, 0]

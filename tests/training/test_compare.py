@@ -250,8 +250,8 @@ def test_a_failure_is_told_and_leaves_the_others(tmp_path, trained, monkeypatch)
     assert static["top1_mean"] is not None
     assert se["gain"] is not None
     assert table_rows(result.values)[1][3] == "failed"
-    assert notes(result.values)[0].startswith("broken: seed 0: TypeError")
-    assert any("broken, seed 0 failed, the others go on: TypeError" in text for text in noted)
+    assert notes(result.values)[0].startswith("broken: seed 0: DynaconvError")
+    assert any("broken, seed 0 failed, the others go on: DynaconvError" in text for text in noted)
     assert [len(found) for found in points(result.values).values()] == [2, 2, 0]
     assert "Traceback" in json.loads((tmp_path / "broken" / "seed0" / "error.json").read_text())["traceback"]
     trained.clear()
