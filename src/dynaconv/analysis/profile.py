@@ -254,7 +254,7 @@ def _fields(madds: Madds) -> tuple[int, int, int, int]:
 
 def _row(name: str, module: nn.Module, seen: _Seen, flops: dict[str, dict[Any, int]], root: str) -> ModuleProfile:
     whole = isinstance(module, DynamicLayer)
-    own = module.parameters(recurse=isinstance(module, DynamicLayer))
+    own = module.parameters(recurse=whole)
     madds = seen.madds if whole else Madds(convolution=_own_flops(name, module, flops, root) // 2)
     return ModuleProfile(
         name=name,

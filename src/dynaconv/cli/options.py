@@ -13,6 +13,7 @@ from typing import Any
 
 from dynaconv.convert import config_types
 from dynaconv.errors import DynaconvError, require
+from dynaconv.planning.table import align
 
 SHORT = {
     "--epochs": "--schedule.epochs",
@@ -109,13 +110,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int
         rows: cells as text.
         left: how many columns are aligned left; the others right.
     """
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
-    return "\n".join([text[0].rstrip(), "-" * len(text[0]), *(line.rstrip() for line in text[1:])])
+    lines = align([header, *rows], left)
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def quiet_logs() -> None:

@@ -20,7 +20,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool_to
 from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
-from dynaconv.ops import Madds, per_sample_conv
+from dynaconv.ops import Madds
 from dynaconv.planning import LayerSpec
 
 
@@ -108,10 +108,6 @@ class _CGConvNd(MethodConvNd):
         outputs = outputs.reshape(batch, self.groups, self.out_channels // self.groups, 1, positions)
         gate = (inputs + outputs).sigmoid().reshape(batch, *self.kernel_shape)
         return gate.to(self.kernel.dtype) * self.kernel
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Convolve every sample with its gated kernel, bias included."""
-        return self.add_bias(per_sample_conv(self.pad(x), self.kernels(x), self.geometry), self.bias)
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds on an input of shape ``(B, C, *size)``: encode, interact, decode, gate, convolve."""

@@ -14,6 +14,7 @@ from dynaconv.config import MethodConfig
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
+from dynaconv.ops import per_sample_conv
 
 
 def settle_config(config_type: type[Any], config: Any, changes: Mapping[str, Any]) -> Any:
@@ -122,6 +123,14 @@ class MethodConvNd(DynamicConvNd):
     def reset_parameters(self) -> None:
         """Start afresh, as the method's paper or code does."""
         raise NotImplementedError
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
+        raise NotImplementedError
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve every sample with its own kernel, bias included; methods that need not make kernels do otherwise."""
+        return self.add_bias(per_sample_conv(self.pad(x), self.kernels(x), self.geometry), self.bias)
 
 
 class MethodLinear(DynamicLinear):

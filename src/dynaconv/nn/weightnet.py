@@ -19,7 +19,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.method import MethodConvNd
-from dynaconv.ops import Madds, per_sample_conv
+from dynaconv.ops import Madds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +125,6 @@ class _WeightNetConvNd(SharesBlockBranch, MethodConvNd):
         values = values.reshape(-1, self.out_channels * self.grouping, 1, self.values)
         written = self.kernel.reshape(self.out_channels * self.grouping, -1, self.values)
         return (values * written).sum(dim=-1).reshape(-1, *self.kernel_shape)
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Convolve every sample with the kernel that is written for it, bias included."""
-        return self.add_bias(per_sample_conv(self.pad(x), self.kernels(x), self.geometry), self.bias)
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds on an input of shape ``(B, C, *size)``: branch, grouped linear layer, convolution."""
