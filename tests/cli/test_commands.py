@@ -255,3 +255,12 @@ def test_what_can_not_be_done_is_one_line_and_leaves_nothing(arguments, message,
     assert main([*arguments, "--out", str(out)] if arguments[0] in ("train", "compare") else arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(out.rglob("config.yaml"))
+
+
+def test_a_missing_device_is_one_line(run, digit, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["eval", str(run / "best"), "--accelerator", "gpu"]) == 2
+    assert "Lightning's Trainer refuses accelerator='gpu'" in capsys.readouterr().err
+    assert main(["predict", str(digit), "--checkpoint", str(run / "best"), "--device", "cuda"]) == 2
+    assert "device 'cuda' can not be used here" in capsys.readouterr().err

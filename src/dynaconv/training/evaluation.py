@@ -59,16 +59,21 @@ def evaluate(
     images.mean, images.std = tuple(description["mean"]), tuple(description["std"])
     module = ClassificationModule(model, Recipe(), len(classes))
     with quiet_lightning():
-        trainer = Trainer(
-            accelerator=accelerator,
-            precision=precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress_bar,
-            use_distributed_sampler=False,
-        )
+        try:
+            trainer = Trainer(
+                accelerator=accelerator,
+                precision=precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
+                devices=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                enable_progress_bar=progress_bar,
+                use_distributed_sampler=False,
+            )
+        except Exception as error:  # Lightning's MisconfigurationException is nothing more special
+            raise DynaconvError(
+                f"Lightning's Trainer refuses accelerator={accelerator!r}, precision={precision!r}: {error}"
+            ) from error
         metrics = trainer.validate(module, datamodule=images, verbose=False)[0]
     return {name: float(value) for name, value in metrics.items()}
 
