@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dynaconv.nn.base import pool
 from dynaconv.nn.method import MethodConvNd, MethodLinear, fill_kaiming
-from dynaconv.ops import Madds, mix_cells, mixture_conv, mixture_linear
+from dynaconv.ops import Madds, Mixture, empty_cells, mix_cells, mixture_conv, mixture_linear
 
 
 def expand_bias(bias: nn.Parameter, num_experts: int) -> nn.Parameter:
@@ -34,9 +34,14 @@ class ExpertConvNd(MethodConvNd):
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
         raise NotImplementedError
 
+    @property
+    def mixture(self) -> Mixture:
+        """One block, the whole kernel."""
+        return Mixture((1, 1, 1), self.geometry)
+
     def make_experts(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create kernels and biases."""
-        self.kernel = nn.Parameter(torch.empty(self.num_experts, *self.kernel_shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(empty_cells(self.num_experts, *self.kernel_shape, device=device, dtype=dtype))
         if self.bias is not None:
             self.bias = expand_bias(self.bias, self.num_experts)
 
@@ -53,8 +58,8 @@ class ExpertConvNd(MethodConvNd):
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve every sample with its own sum of kernels, bias included."""
         weights = self.weigh(pool(x)).to(self.kernel.dtype)
-        y = mixture_conv(self.pad(x), weights.unsqueeze(1), self.kernel, (1, 1, 1), self.geometry)
-        return self.add_bias(y, None if self.bias is None else weights @ self.bias)
+        bias = None if self.bias is None else weights @ self.bias
+        return mixture_conv(self.pad(x), weights.unsqueeze(1), self.kernel, self.mixture, bias=bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
@@ -103,8 +108,8 @@ class ExpertLinear(MethodLinear):
     def transform(self, x: Tensor) -> Tensor:
         """Map every sample with its own sum of matrices, bias included, ``(B, T, C)`` -> ``(B, T, O)``."""
         weights = self.weigh(x.mean(dim=1)).to(self.kernel.dtype)
-        y = mixture_linear(x, weights.unsqueeze(1), self.kernel, (1, 1, 1))
-        return y if self.bias is None else y + (weights @ self.bias).to(y.dtype).unsqueeze(1)
+        bias = None if self.bias is None else weights @ self.bias
+        return mixture_linear(x, weights.unsqueeze(1), self.kernel, (1, 1, 1), bias=bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""

@@ -17,7 +17,7 @@ from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse
-from dynaconv.ops import Madds, assemble_kernels, mix_cells, mixture_conv, mixture_linear
+from dynaconv.ops import Madds, Mixture, assemble_kernels, mix_cells, mixture_conv, mixture_linear
 from dynaconv.planning import LayerSpec, WarehouseLayerPlan, WarehousePlan, make_plan
 
 
@@ -195,6 +195,7 @@ class _KWConvNd(WarehouseLayer, DynamicConvNd):
             bias=bias,
         )
         self._set_up(spec, config, plan, warehouse, device, dtype)
+        self.mixture = Mixture(self.plan.grid, self.geometry)
 
     def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         cells = self.cells
@@ -203,12 +204,12 @@ class _KWConvNd(WarehouseLayer, DynamicConvNd):
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve a batch, bias included."""
         attention, cells = self._attend(x)
-        return self.add_bias(mixture_conv(self.pad(x), attention, cells, self.plan.grid, self.geometry), self.bias)
+        return mixture_conv(self.pad(x), attention, cells, self.mixture, bias=self.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
         attention, cells = self._attend(x)
-        return assemble_kernels(mix_cells(attention, cells), self.plan.grid, self.kernel_size)
+        return self.mixture.kernels(attention, cells)
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds of eq. 3 on an input of shape ``(B, C, *size)``: mix every kernel, then convolve."""
@@ -279,8 +280,7 @@ class KWLinear(WarehouseLayer, DynamicLinear):
     def transform(self, x: Tensor) -> Tensor:
         """Map samples and their positions, bias included, shape ``(B, T, C)`` -> ``(B, T, O)``."""
         attention, cells = self._attend(x)
-        y = mixture_linear(x, attention, cells, self.plan.grid)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return mixture_linear(x, attention, cells, self.plan.grid, bias=self.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""

@@ -14,7 +14,7 @@ from dynaconv.config import MethodConfig
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
-from dynaconv.ops import per_sample_conv
+from dynaconv.ops import keeping_layout, per_sample_conv
 
 
 def settle_config(config_type: type[Any], config: Any, changes: Mapping[str, Any]) -> Any:
@@ -106,8 +106,12 @@ class MethodConvNd(DynamicConvNd):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Stacks of kernels and spectra have more or fewer dimensions than a kernel: a memory format that is meant for
         # kernels would fail on them or shuffle them. Flattened, device and dtype change and the layout stays.
+        stack = keeping_layout(fn)
+
         def keep_layout(tensor: Tensor) -> Tensor:
-            return fn(tensor) if tensor.dim() == self.dims + 2 else fn(tensor.flatten()).view(tensor.shape)
+            if tensor.dim() == self.dims + 2:
+                return fn(tensor)
+            return stack(tensor) if tensor.dim() == self.dims + 3 else fn(tensor.flatten()).view(tensor.shape)
 
         return super()._apply(keep_layout, recurse)
 

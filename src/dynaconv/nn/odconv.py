@@ -21,7 +21,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import TemperedBranch, pool
 from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
-from dynaconv.ops import Madds, mix_cells, mixture_conv, per_sample_conv, static_conv
+from dynaconv.ops import Madds, Mixture, empty_cells, mixture_conv, static_conv
 
 DIMENSIONS = ("spatial", "channel", "filter", "kernel")
 
@@ -128,7 +128,7 @@ class _ODConvNd(MethodConvNd):
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create kernels and attentions."""
         config, depthwise = self.config, self.in_channels == self.groups == self.out_channels
-        self.kernel = nn.Parameter(torch.empty(config.num_kernels, *self.kernel_shape, device=device, dtype=dtype))
+        self.kernel = nn.Parameter(empty_cells(config.num_kernels, *self.kernel_shape, device=device, dtype=dtype))
         sizes = {
             "channel": self.in_channels,
             "filter": 0 if depthwise else self.out_channels,
@@ -150,30 +150,26 @@ class _ODConvNd(MethodConvNd):
             nn.init.zeros_(self.bias)
         self.attention.reset_parameters()
 
-    def _mix(self, attentions: dict[str, Tensor], batch: int) -> Tensor:
-        """Kernels with spatial and kernel attention, shape ``(B, O, C / groups, *k)``."""
+    def _weigh(self, attentions: dict[str, Tensor], batch: int) -> tuple[Tensor, Mixture]:
+        """Spatial and kernel attention as weights of the K kernels at every position, ``(B, positions or 1, K)``."""
         weights = attentions.get("kernel")
-        if weights is None:
-            kernels = self.kernel.expand(batch, *self.kernel_shape)
-        else:
-            kernels = mix_cells(weights.to(self.kernel.dtype), self.kernel)
+        weights = self.kernel.new_ones(batch, 1, 1) if weights is None else weights.unsqueeze(1)
         if "spatial" in attentions:
-            kernels = kernels * attentions["spatial"].to(kernels.dtype).reshape(-1, 1, 1, *self.kernel_size)
-        return kernels
-
-    def _convolve(self, x: Tensor, attentions: dict[str, Tensor]) -> Tensor:
-        if "spatial" not in attentions and "kernel" not in attentions:
-            return static_conv(x, self.kernel[0], self.geometry)
-        if "spatial" in attentions:
-            return per_sample_conv(x, self._mix(attentions, x.shape[0]), self.geometry)
-        weights = attentions["kernel"].to(self.kernel.dtype).unsqueeze(1)
-        return mixture_conv(x, weights, self.kernel, (1, 1, 1), self.geometry)
+            weights = weights * attentions["spatial"].unsqueeze(2)
+        mixture = Mixture((weights.shape[1], 1, 1), self.geometry, own_cells=weights.shape[1] > 1)
+        return weights.to(self.kernel.dtype), mixture
 
     def convolve(self, x: Tensor) -> Tensor:
         """Scale the input, convolve every sample with its own kernel, scale the output, add the bias."""
         attentions = self.attention(pool(x))
-        y = self._convolve(self.pad(self._scale(x, attentions.get("channel"))), attentions)
-        return self.add_bias(self._scale(y, attentions.get("filter")), self.bias)
+        channel, filters = (attentions.get(name) for name in ("channel", "filter"))
+        if "kernel" not in attentions and "spatial" not in attentions:  # one kernel for all samples
+            y = static_conv(self.pad(self._scale(x, channel)), self.kernel[0], self.geometry)
+            return self.add_bias(self._scale(y, filters), self.bias)
+        weights, mixture = self._weigh(attentions, x.shape[0])
+        return mixture_conv(
+            self.pad(x), weights, self.kernel, mixture, in_scale=channel, out_scale=filters, bias=self.bias
+        )
 
     def _scale(self, x: Tensor, factors: Tensor | None) -> Tensor:
         return x if factors is None else x * factors.to(x.dtype).reshape(*factors.shape, *(1,) * self.dims)
@@ -181,7 +177,8 @@ class _ODConvNd(MethodConvNd):
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample with all attentions, shape ``(B, O, C / groups, *kernel_size)``."""
         attentions = self.attention(pool(x))
-        kernels = self._mix(attentions, x.shape[0])
+        weights, mixture = self._weigh(attentions, x.shape[0])
+        kernels = mixture.kernels(weights, self.kernel)
         ones = (1,) * (self.dims + 1)
         if "filter" in attentions:
             kernels = kernels * attentions["filter"].to(kernels.dtype).reshape(x.shape[0], -1, *ones)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynaconv.ops import empty_cells, keeping_layout
 from dynaconv.planning import WarehouseLayerPlan, WarehousePlan
 
 
@@ -28,7 +29,7 @@ class Warehouse(nn.Module):
         super().__init__()
         self.name = plan.name
         self.owned = False
-        self.cells = nn.Parameter(torch.empty(plan.num_cells, *plan.cell_shape, device=device, dtype=dtype))
+        self.cells = nn.Parameter(empty_cells(plan.num_cells, *plan.cell_shape, device=device, dtype=dtype))
         self._slices = [(p.first_cell, p.first_cell + p.own_cells) for p in layers if p.own_cells]
         self.reset_parameters()
 
@@ -47,9 +48,7 @@ class Warehouse(nn.Module):
         nn.init.normal_(cells, std=(2.0 / fan_out) ** 0.5)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Warehouse:
-        # Cells of a 2-D convolution have five dimensions and those of a 1-D one four: a memory format that is meant
-        # for images would fail on them or shuffle them. Flattened, device and dtype change and the layout stays.
-        return super()._apply(lambda tensor: fn(tensor.flatten()).view(tensor.shape), recurse)
+        return super()._apply(keeping_layout(fn), recurse)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

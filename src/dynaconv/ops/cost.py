@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,46 @@ class Madds:
 
 CONV_BACKENDS = ("grouped", "loop", "matmul")
 SMALL_KERNEL = 64 * 64 * 9  # elements up to which one grouped convolution beats a convolution a sample
+OUTPUTS_HEAD_START_NATIVE = 1.0  # the compiled kernels run about as fast as a static convolution
 OUTPUTS_HEAD_START = 2.2  # a multiply-add of a static convolution costs less than one of mixing and moving kernels
 
 
-def kernels_first_madds(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> int:
+def kernels_first_madds(x: Sequence[int], cells: Sequence[int], mixture: Mixture) -> int:
     """Multiply-adds a sample of mixing the kernel, then convolving."""
-    out = math.prod(geometry.output_size(x[2:]))
-    kernel = math.prod(grid) * math.prod(cells[1:])
+    out = math.prod(mixture.geometry.output_size(x[2:]))
+    kernel = math.prod(cells[1:]) * (1 if mixture.own_cells else math.prod(mixture.grid))
     return cells[0] * kernel + kernel * out
 
 
-def outputs_first_madds(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> int:
+def outputs_first_madds(x: Sequence[int], cells: Sequence[int], mixture: Mixture) -> int:
     """Multiply-adds a sample of applying every cell, then mixing the outputs."""
-    spatial, out_blocks, in_blocks = grid
-    applied_at = math.prod(geometry.output_size(x[2:]) if spatial == 1 else x[2:])
+    spatial, out_blocks, in_blocks = mixture.grid
+    applied_at = math.prod(mixture.geometry.output_size(x[2:]) if spatial == 1 else x[2:])
     apply = cells[0] * math.prod(cells[1:]) * in_blocks * applied_at
     return apply + spatial * out_blocks * in_blocks * cells[0] * cells[1] * applied_at
 
 
-def cheapest_order(x: Sequence[int], cells: Sequence[int], grid: tuple[int, int, int], geometry: Geometry) -> str:
-    """``"kernels"`` or ``"outputs"``, whichever should take less time. Grouped layers mix kernels."""
-    if geometry.groups != 1:
+def outputs_bytes(x: Sequence[int], cells: Sequence[int], mixture: Mixture, item_size: int) -> int:
+    """What applying every cell makes for a sample before it is mixed."""
+    spatial, out_blocks, in_blocks = mixture.grid
+    applied_at = math.prod(mixture.geometry.output_size(x[2:]) if spatial == 1 else x[2:])
+    return (cells[0] * in_blocks + spatial * out_blocks) * cells[1] * applied_at * item_size
+
+
+def cheapest_order(x: Sequence[int], cells: Sequence[int], mixture: Mixture, native: bool = False) -> str:
+    """``"kernels"`` or ``"outputs"``, whichever should take less time. Grouped layers mix kernels.
+
+    Args:
+        x: shape of the input.
+        cells: shape of the cells.
+        mixture: how they belong together.
+        native: whether the compiled kernels would mix and convolve.
+    """
+    if mixture.geometry.groups != 1 or mixture.own_cells:
         return "kernels"
-    outputs = outputs_first_madds(x, cells, grid, geometry)
-    return "outputs" if outputs < OUTPUTS_HEAD_START * kernels_first_madds(x, cells, grid, geometry) else "kernels"
+    head_start = OUTPUTS_HEAD_START_NATIVE if native else OUTPUTS_HEAD_START
+    outputs = outputs_first_madds(x, cells, mixture)
+    return "outputs" if outputs < head_start * kernels_first_madds(x, cells, mixture) else "kernels"
 
 
 def cheapest_conv_backend(x: Sequence[int], kernels: Sequence[int], geometry: Geometry) -> str:

@@ -50,3 +50,22 @@ def assemble_kernels(mixed: Tensor, grid: tuple[int, int, int], kernel_size: Seq
     return parts.permute(0, 2, 4, 3, 5, 1, 6).reshape(
         batch, out_blocks * out_channels, in_blocks * in_channels, *kernel_size
     )
+
+
+def mix_own_cells(attention: Tensor, cells: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Mix cells as large as the kernel, every block of the kernel with weights of its own.
+
+    Args:
+        attention: shape ``(B, m, n)``; blocks ordered (spatial, out-block, in-block).
+        cells: shape ``(n, O, C, *k)``.
+        grid: (S, P, Q) with S * P * Q = m; S is 1 or all positions of the kernel.
+
+    Returns:
+        Shape ``(B, O, C, *k)``.
+    """
+    spatial, out_blocks, in_blocks = grid
+    count, outputs, inputs, *kernel_size = cells.shape
+    shape = (count, out_blocks, outputs // out_blocks, in_blocks, inputs // in_blocks, spatial, -1)
+    weights = attention.reshape(-1, spatial, out_blocks, in_blocks, count)
+    mixed = torch.einsum("bspqn,npoqcst->bpoqcst", weights, cells.reshape(shape))
+    return mixed.reshape(-1, outputs, inputs, *kernel_size)

@@ -1,117 +1,150 @@
-"""Mixing and convolution together, in the order of products that costs least.
+"""Mixing and convolution together: the one place where a dynamic layer is computed.
 
-``kernels`` first: mix the cells to one kernel per sample, then convolve (KernelWarehouse as published).
-``outputs`` first: apply all n cells as one static convolution, then mix the outputs per sample. Convolution is linear
-in its kernel, so both are the same function; the second wins on small maps, where kernels outweigh outputs.
+An interface that handed out kernels would force B copies of them through memory. This one takes attention and cells,
+and is free to choose the order of products, the backend, and what is kept for the backward pass.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dynaconv.ops.cost import cheapest_order
+from dynaconv.ops import native
+from dynaconv.ops.autotune import fastest
+from dynaconv.ops.backends import pinned_backend
+from dynaconv.ops.cost import cheapest_order, outputs_bytes
+from dynaconv.ops.formulas import kernels_first, outputs_first
 from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.mixing import assemble_kernels, mix_cells
-from dynaconv.ops.per_sample_conv import per_sample_conv, static_conv
+from dynaconv.ops.mixture import Mixture
+from dynaconv.ops.recompute import Computation, recomputed
 
-ORDERS = ("kernels", "outputs")
+LINEAR = Geometry((1,), (1,), (0,), (1,))
 
 
 def mixture_conv(
     x: Tensor,
     attention: Tensor,
     cells: Tensor,
-    grid: tuple[int, int, int],
-    geometry: Geometry,
+    mixture: Mixture,
     *,
-    order: str = "auto",
-    backend: str = "auto",
+    in_scale: Tensor | None = None,
+    out_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Convolve every sample with its own mixture of cells (KernelWarehouse, eq. 3).
 
     Args:
-        x: shape ``(B, C, *size)``.
+        x: shape ``(B, C, *size)``; any B, 0 included.
         attention: shape ``(B, m, n)``; mixtures ordered (spatial, out-block, in-block).
         cells: shape ``(n, C_out, C_in, *k)``.
-        grid: (spatial, out-blocks, in-blocks) of the kernel.
-        geometry: the convolution's sizes.
-        order: ``"kernels"``, ``"outputs"`` or ``"auto"``.
-        backend: of the per-sample convolution, see :func:`per_sample_conv`.
+        mixture: blocks of the kernel, and the convolution's sizes.
+        in_scale: factors of the input, shape ``(B, C)``.
+        out_scale: factors of the output, before the bias, shape ``(B, O)``.
+        bias: shape ``(O,)`` or, one a sample, ``(B, O)``.
+        backend: one of :data:`dynaconv.ops.BACKENDS`; the pinned one if not given, which gives way where it can not.
 
     Returns:
         Shape ``(B, O, *out)``.
 
     Raises:
-        ValueError: if the order is unknown, or ``"outputs"`` is asked of a grouped convolution.
+        ValueError: if sizes do not fit, or the backend is unknown or can not do the layer.
     """
-    if order == "auto":
-        order = cheapest_order(tuple(x.shape), tuple(cells.shape), grid, geometry)
-    if order == "kernels":
-        kernels = assemble_kernels(mix_cells(attention, cells), grid, geometry.kernel_size)
-        return per_sample_conv(x, kernels, geometry, backend)
-    if order != "outputs":
-        raise ValueError(f"order {order!r} is not known; expected 'auto' or one of {ORDERS}")
-    if geometry.groups != 1:
-        raise ValueError(f"order 'outputs' does not do groups, got {geometry.groups}; use 'kernels'")
-    return _outputs_first(x, attention, cells, grid, geometry)
+    mixture.check(x, attention, cells)
+    chosen = _choose(x, attention, cells, mixture, backend)
+    around = (in_scale, out_scale, bias)
+    if chosen == "native" and not mixture.is_depthwise(cells) and not _learns(x, attention, cells, *around):
+        return native.convolve(x, attention, cells, mixture, *around)
+    if in_scale is not None:
+        x = x * _along_channels(in_scale, x)
+    y = _convolve(x, attention, cells, mixture, chosen)
+    if out_scale is not None:
+        y = y * _along_channels(out_scale, y)
+    return y if bias is None else y + _along_channels(bias, y)
 
 
-def _outputs_first(
-    x: Tensor, attention: Tensor, cells: Tensor, grid: tuple[int, int, int], geometry: Geometry
+def mixture_linear(
+    x: Tensor, attention: Tensor, cells: Tensor, grid: tuple[int, int, int], *, bias: Tensor | None = None
 ) -> Tensor:
-    batch, num_cells, cell_out = x.shape[0], cells.shape[0], cells.shape[1]
-    spatial, out_blocks, in_blocks = grid
-    size, out = x.shape[2:], geometry.output_size(x.shape[2:])
-    if geometry.is_pointwise:
-        x = x[(..., *geometry.taps(size)[0])]
-    applied = _apply_cells(x, cells, in_blocks, geometry, whole=spatial == 1)
-    sizes = applied.shape[2:]
-    weights = attention.reshape(batch, spatial, out_blocks, in_blocks, num_cells)
-    weights = weights.reshape(batch, spatial * out_blocks, in_blocks * num_cells)
-    mixed = torch.bmm(weights, applied.reshape(batch, in_blocks * num_cells, cell_out * math.prod(sizes)))
-    mixed = mixed.reshape(batch, spatial, out_blocks * cell_out, *sizes)
-    if spatial == 1:
-        return mixed.reshape(batch, out_blocks * cell_out, *out)
-    padding = [p for pad in reversed(geometry.padding) for p in (pad, pad)]
-    total = None
-    for part, tap in zip(mixed.unbind(1), geometry.taps(size), strict=True):
-        shifted = F.pad(part, padding)[(..., *tap)]
-        total = shifted if total is None else total + shifted
-    assert total is not None  # a kernel has at least one position
-    return total
-
-
-def _apply_cells(x: Tensor, cells: Tensor, in_blocks: int, geometry: Geometry, *, whole: bool) -> Tensor:
-    """Every cell on every in-block: shape ``(B * in_blocks, n * C_out, *size)``, as one static convolution."""
-    weight = cells.flatten(0, 1)
-    blocks = x.reshape(x.shape[0] * in_blocks, weight.shape[1], *x.shape[2:])
-    if whole and not geometry.is_pointwise:
-        return static_conv(blocks, weight, geometry)
-    dims = len(geometry.kernel_size)
-    ones = Geometry((1,) * dims, (1,) * dims, (0,) * dims, (1,) * dims)
-    return static_conv(blocks, weight.reshape(*weight.shape[:2], *(1,) * dims), ones)
-
-
-def mixture_linear(x: Tensor, attention: Tensor, cells: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """A linear layer whose matrix is each sample's own mixture of cells.
+    """A linear layer whose matrix is each sample's own mixture of cells: a point-wise convolution over positions.
 
     Args:
         x: shape ``(B, T, C)``: sample, position, feature.
         attention: shape ``(B, m, n)``.
         cells: shape ``(n, C_out, C_in)``.
         grid: (1, out-blocks, in-blocks) of the matrix.
+        bias: shape ``(O,)`` or, one a sample, ``(B, O)``.
 
     Returns:
         Shape ``(B, T, O)``.
     """
-    geometry = Geometry((1,), (1,), (0,), (1,))
-    shape = (x.shape[0], x.shape[2], x.shape[1])
-    if x.shape[1] and cheapest_order(shape, (*cells.shape, 1), grid, geometry) == "outputs":
-        out = _outputs_first(x.transpose(1, 2), attention, cells.unsqueeze(-1), grid, geometry)
-        return out.transpose(1, 2)
-    kernels = assemble_kernels(mix_cells(attention, cells), grid, ())
-    return torch.bmm(x, kernels.transpose(1, 2))
+    y = mixture_conv(x.transpose(1, 2), attention, cells.unsqueeze(-1), Mixture(grid, LINEAR), bias=bias)
+    return y.transpose(1, 2)
+
+
+def _along_channels(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(x.dtype).reshape(*values.shape, *(1,) * (x.dim() - 2))
+
+
+def _learns(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _choose(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, asked: str | None) -> str:
+    """The backend that computes the layer: what was asked for, what is pinned, or what the shapes say."""
+    wanted = asked or pinned_backend()
+    possible = _possible(x, attention, cells, mixture)
+    if wanted in possible:
+        return wanted
+    if wanted not in ("auto", "autotune") and asked is not None:
+        raise ValueError(
+            f"backend {wanted!r} is not known, or can not do this layer here; expected one of {', '.join(possible)}"
+        )
+    if wanted == "autotune" and x.numel() and not torch.compiler.is_compiling():
+        key = (tuple(x.shape), tuple(cells.shape), mixture, x.dtype, x.device.type, _learns(x, attention, cells))
+        ways = {
+            name: partial(_convolve, x, attention, cells, mixture, name)
+            for name in possible
+            if name not in ("textbook", "triton")
+        }
+        return fastest(key, ways, torch.cuda.synchronize if x.is_cuda else lambda: None)
+    able = "native" in possible
+    if "outputs" in possible and cheapest_order(tuple(x.shape), tuple(cells.shape), mixture, able) == "outputs":
+        return "outputs"
+    return "native" if able else "kernels"
+
+
+def _possible(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture) -> list[str]:
+    """Backends that can compute the layer."""
+    names = ["textbook", "grouped", "loop", "matmul"]
+    if mixture.geometry.groups == 1 and not mixture.own_cells:
+        names.append("outputs")
+    if not torch.compiler.is_compiling() and x.numel():
+        if native.supports(x, attention, cells, mixture, _learns(x, attention, cells)):
+            names.append("native")
+    return names
+
+
+def _convolve(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, chosen: str) -> Tensor:
+    if chosen == "textbook":
+        return kernels_first(x, attention, cells, mixture, "grouped")
+    if chosen == "native" and mixture.is_depthwise(cells):
+        return native.depthwise_conv(x, mixture.kernels(attention, cells), mixture.geometry)
+    return recomputed(_computation(x, cells, mixture, chosen), x, attention, cells)
+
+
+def _computation(x: Tensor, cells: Tensor, mixture: Mixture, chosen: str) -> Computation:
+    formula: Callable[[Tensor, Tensor, Tensor], Tensor]
+    if chosen == "outputs":
+        taken = outputs_bytes(tuple(x.shape), tuple(cells.shape), mixture, x.element_size())
+        return Computation(partial(outputs_first, mixture=mixture), taken)
+    backend = "auto" if chosen in ("kernels", "native") else chosen
+    formula = partial(kernels_first, mixture=mixture, backend=backend)
+    taken = 2 * mixture.kernel_elements(cells) * x.element_size()
+    if chosen != "native":
+        return Computation(formula, taken)
+    forward = partial(native.convolve, mixture=mixture)
+    return Computation(formula, taken, forward, partial(native.convolve_backward, mixture=mixture))

@@ -49,11 +49,13 @@ def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
 
 
 def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """Patches times kernels as one batched product: best for 1x1 kernels. No groups."""
+    """Patches times kernels as one batched product: best for 1x1 kernels, and traced for any number of samples."""
     batch, out_channels = kernels.shape[:2]
-    out = geometry.output_size(x.shape[2:])
+    out, groups = geometry.output_size(x.shape[2:]), geometry.groups
     columns = gather_patches(x, geometry)
-    return torch.bmm(kernels.reshape(batch, out_channels, -1), columns).reshape(batch, out_channels, *out)
+    columns = columns.reshape(batch * groups, columns.shape[1] // groups, columns.shape[2])
+    rows = kernels.reshape(batch * groups, out_channels // groups, -1)
+    return torch.bmm(rows, columns).reshape(batch, out_channels, *out)
 
 
 def gather_patches(x: Tensor, geometry: Geometry) -> Tensor:
@@ -96,7 +98,7 @@ def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str
         Shape ``(B, O, *out)``.
 
     Raises:
-        ValueError: if batch sizes or channels do not fit, or the backend is unknown or can not do groups.
+        ValueError: if batch sizes or channels do not fit, or the backend is unknown.
     """
     if x.shape[0] != kernels.shape[0]:
         raise ValueError(f"{x.shape[0]} samples, but kernels for {kernels.shape[0]}")
@@ -107,12 +109,12 @@ def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str
         )
     if backend == "auto":
         backend = cheapest_conv_backend(tuple(x.shape), tuple(kernels.shape), geometry)
-        if backend == "loop" and (x.is_cuda or torch.compiler.is_compiling()):
-            backend = "grouped"  # a loop would launch, or unroll to, one convolution a sample
+        if torch.compiler.is_compiling():
+            backend = "matmul"  # the only one whose graph does not depend on the number of samples
+        elif backend == "loop" and x.is_cuda:
+            backend = "grouped"  # a loop would launch one convolution a sample
     if backend not in CONV_BACKENDS:
         raise ValueError(f"backend {backend!r} is not known; expected 'auto' or one of {CONV_BACKENDS}")
-    if backend == "matmul" and geometry.groups != 1:
-        raise ValueError(f"backend 'matmul' does not do groups, got {geometry.groups}; use 'grouped' or 'loop'")
     if x.shape[0] == 0:
         return kernels.new_zeros(0, kernels.shape[1], *geometry.output_size(x.shape[2:])) + 0 * (
             x.sum() + kernels.sum()
