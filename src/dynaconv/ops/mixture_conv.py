@@ -20,6 +20,7 @@ from dynaconv.ops.formulas import kernels_first, outputs_first
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.recompute import Computation, recomputed
+from dynaconv.ops.triton_pointwise import available, pointwise_mixture_conv
 
 LINEAR = Geometry((1,), (1,), (0,), (1,))
 
@@ -97,7 +98,7 @@ def _choose(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, asked
     """The backend that computes the layer: what was asked for, what is pinned, or what the shapes say."""
     wanted = asked or pinned_backend()
     possible = _possible(x, attention, cells, mixture)
-    if wanted in possible:
+    if wanted in possible or (asked == "triton" and _is_pointwise(mixture)):  # which says what it lacks
         return wanted
     if wanted not in ("auto", "autotune") and asked is not None:
         raise ValueError(
@@ -125,12 +126,22 @@ def _possible(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture) -> 
     if not torch.compiler.is_compiling() and x.numel():
         if native.supports(x, attention, cells, mixture, _learns(x, attention, cells)):
             names.append("native")
+    if _is_pointwise(mixture) and available(x):
+        names.append("triton")
     return names
+
+
+def _is_pointwise(mixture: Mixture) -> bool:
+    """Whether the Triton kernel is meant for such a layer."""
+    geometry = mixture.geometry
+    return geometry.is_pointwise and geometry.groups == 1 and not mixture.own_cells and mixture.grid[0] == 1
 
 
 def _convolve(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, chosen: str) -> Tensor:
     if chosen == "textbook":
         return kernels_first(x, attention, cells, mixture, "grouped")
+    if chosen == "triton":
+        return pointwise_mixture_conv(x[(..., *mixture.geometry.taps(x.shape[2:])[0])], attention, cells, mixture.grid)
     if chosen == "native" and mixture.is_depthwise(cells):
         return native.depthwise_conv(x, mixture.kernels(attention, cells), mixture.geometry)
     return recomputed(_computation(x, cells, mixture, chosen), x, attention, cells)

@@ -5,6 +5,7 @@
  * positions and input channels of a cell. No function allocates but scratch a thread, and none knows of Python.
  */
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef _OPENMP
@@ -41,6 +42,9 @@ typedef struct {
     long cells;                          /* n */
     long whole;                          /* cells are as large as the kernel, not as one block of it */
 } Layer;
+
+/* What a branch gives: see branch.inc. */
+enum { LOGITS, CONTRASTING, NONNEGATIVE, HIDDEN };
 
 static long product(const long *v) { return v[0] * v[1] * v[2]; }
 
@@ -93,8 +97,10 @@ void backward_table(const Layer *l, long *table, long *order) {
 #define REAL float
 #define NAME(name) name##_f32
 #include "kernels.inc"
+#include "branch.inc"
 #undef REAL
 #undef NAME
 #define REAL double
 #define NAME(name) name##_f64
 #include "kernels.inc"
+#include "branch.inc"
