@@ -1,8 +1,9 @@
 """Compiled CPU kernels: mix a block of a sample's kernel in the cache, convolve with it there, forget it."""
 
+from dynaconv.ops.native.branch import branch, branch_supports
 from dynaconv.ops.native.build import native_status
 from dynaconv.ops.native.calls import convolve, convolve_backward
 from dynaconv.ops.native.depthwise import depthwise_conv
 from dynaconv.ops.native.support import supports
 
-__all__ = ["convolve", "convolve_backward", "depthwise_conv", "native_status", "supports"]
+__all__ = ["branch", "branch_supports", "convolve", "convolve_backward", "depthwise_conv", "native_status", "supports"]
