@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from dynaconv.ops import Geometry, assemble_kernels, mix_cells, mixture_conv, mixture_linear, per_sample_conv
+from dynaconv.ops import Geometry, Mixture, assemble_kernels, mix_cells, mixture_conv, mixture_linear, per_sample_conv
 from dynaconv.ops.cost import CONV_BACKENDS, cheapest_order, kernels_first_madds, outputs_first_madds
 from tests import oracles
 
@@ -49,30 +49,7 @@ def test_mixing_is_the_equation(case):
 @pytest.mark.parametrize(("case", "backend"), list(itertools.product(CASES, ["auto", *CONV_BACKENDS])))
 def test_per_sample_convolution(case, backend):
     geometry, _, x, _, _, kernels, expected = make(case)
-    if backend == "matmul" and geometry.groups != 1:
-        with pytest.raises(ValueError, match="does not do groups"):
-            per_sample_conv(x, kernels, geometry, backend)
-        return
     torch.testing.assert_close(per_sample_conv(x, kernels, geometry, backend), expected, rtol=1e-11, atol=1e-11)
-
-
-@pytest.mark.parametrize(("case", "order"), list(itertools.product(CASES, ["auto", "kernels", "outputs"])))
-def test_both_orders_of_products(case, order):
-    geometry, grid, x, attention, cells, _, expected = make(case)
-    if order == "outputs" and geometry.groups != 1:
-        with pytest.raises(ValueError, match="does not do groups"):
-            mixture_conv(x, attention, cells, grid, geometry, order=order)
-        return
-    y = mixture_conv(x, attention, cells, grid, geometry, order=order)
-    torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
-
-
-@pytest.mark.parametrize("order", ["kernels", "outputs"])
-@pytest.mark.parametrize("case", ["3x3", "1x1 strided", "whole kernel in a cell", "1-D"])
-def test_gradients(case, order):
-    geometry, grid, x, attention, cells, _, _ = make(case)
-    inputs = (x.requires_grad_(), attention.requires_grad_(), cells.requires_grad_())
-    assert torch.autograd.gradcheck(lambda *a: mixture_conv(*a, grid, geometry, order=order), inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("backend", CONV_BACKENDS)
@@ -92,27 +69,27 @@ def test_linear(positions):
     torch.testing.assert_close(mixture_linear(x, attention, cells, (1, 3, 2)), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_non_contiguous_and_channels_last_input():
+@pytest.mark.parametrize("backend", ["auto", "outputs", "matmul"])
+def test_non_contiguous_and_channels_last_input(backend):
     geometry, grid, x, attention, cells, _, expected = make("3x3")
     strided = torch.empty(2, x.shape[1], 5, 14, dtype=torch.float64)[..., ::2].copy_(x)
     for layout in (strided, x.contiguous(memory_format=torch.channels_last)):
-        for order in ("kernels", "outputs"):
-            y = mixture_conv(layout, attention, cells, grid, geometry, order=order)
-            torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+        y = mixture_conv(layout, attention, cells, Mixture(grid, geometry), backend=backend)
+        torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_cost_model_counts_by_the_formula():
-    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-    x, cells, grid = (8, 128, 4, 4), (47, 128, 128, 1, 1), (9, 1, 1)
-    assert kernels_first_madds(x, cells, grid, geometry) == 47 * 9 * 128 * 128 + 9 * 128 * 128 * 16
-    assert outputs_first_madds(x, cells, grid, geometry) == 47 * 128 * 128 * 16 + 9 * 47 * 128 * 16
+    mixture = Mixture((9, 1, 1), Geometry((3, 3), (1, 1), (1, 1), (1, 1)))
+    x, cells = (8, 128, 4, 4), (47, 128, 128, 1, 1)
+    assert kernels_first_madds(x, cells, mixture) == 47 * 9 * 128 * 128 + 9 * 128 * 128 * 16
+    assert outputs_first_madds(x, cells, mixture) == 47 * 128 * 128 * 16 + 9 * 47 * 128 * 16
 
 
-def test_cost_model_mixes_outputs_on_small_maps_only():
-    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-    cells, grid = (27, 512, 512, 1, 1), (9, 1, 1)
-    assert cheapest_order((8, 512, 1, 1), cells, grid, geometry) == "outputs"
-    assert cheapest_order((8, 512, 14, 14), cells, grid, geometry) == "kernels"
+@pytest.mark.parametrize("native", [False, True])
+def test_cost_model_mixes_outputs_on_small_maps_only(native):
+    mixture, cells = Mixture((9, 1, 1), Geometry((3, 3), (1, 1), (1, 1), (1, 1))), (27, 512, 512, 1, 1)
+    assert cheapest_order((8, 512, 1, 1), cells, mixture, native) == "outputs"
+    assert cheapest_order((8, 512, 14, 14), cells, mixture, native) == "kernels"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +109,12 @@ def test_unknown_names():
     geometry, grid, x, attention, cells, kernels, _ = make("3x3")
     with pytest.raises(ValueError, match="backend 'magic' is not known"):
         per_sample_conv(x, kernels, geometry, "magic")
-    with pytest.raises(ValueError, match="order 'magic' is not known"):
-        mixture_conv(x, attention, cells, grid, geometry, order="magic")
+    with pytest.raises(ValueError, match="backend 'magic' is not known"):
+        mixture_conv(x, attention, cells, Mixture(grid, geometry), backend="magic")
+    geometry, grid, x, attention, cells, _, _ = make("grouped")
+    with pytest.raises(ValueError, match=r"backend 'outputs' .* can not do this layer here; expected one of textbook"):
+        mixture_conv(x, attention, cells, Mixture(grid, geometry), backend="outputs")
+    with pytest.raises(ValueError, match=r"attention of shape \(2, 36, 4\); expected \(2, 9, 4\)"):
+        mixture_conv(x, attention, cells, Mixture((9, 1, 1), geometry))
     with pytest.raises(ValueError, match="attention is over 3 cells, but the warehouse holds 4"):
         mix_cells(attention[..., :3], cells)

@@ -11,17 +11,21 @@ Only where nothing of the assignment is left (tau = 0) and no LayerNorm or funct
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dynaconv.ops.branch import BranchWeights
+from dynaconv.ops.cost import outputs_first_madds
 from dynaconv.ops.layout import empty_cells
 from dynaconv.ops.mixture import Mixture
 
-MIN_GAIN = 2.0  # measured: own terms are mixed at half the rate of shared cells
-MIN_BATCH = 8  # measured: below, reading the terms takes as long as mixing the cells
+# Measured by benchmarks/folding.py, in multiply-adds of mixing shared cells.
+MIN_GAIN = 3.0  # cells for a term below which nothing was gained
+TERM_COST = 1.5  # of a multiply-add with a term, which no other position of the kernel uses
+READ_COST = 16  # of reading a number that the cache does not hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +42,23 @@ class Terms:
     mixture: Mixture
     num_cells: int
 
-    def pays(self, batch: int) -> bool:
-        """Whether to mix the terms of so many samples, rather than the cells."""
-        return torch.compiler.is_compiling() or batch >= MIN_BATCH
+    def pay(self, size: Sequence[int], cells: Sequence[int], mixture: Mixture) -> bool:
+        """Whether to mix the terms for an input, rather than the cells: the fewer samples, the more it costs to read.
+
+        Args:
+            size: shape of the input, padded if padding is laid on before.
+            cells: shape of the cells.
+            mixture: of the cells.
+        """
+        if torch.compiler.is_compiling():  # the graph is for any batch
+            return True
+        batch, kernel = size[0], math.prod(self.cells.shape[1:])
+        read = READ_COST * math.prod(cells)
+        convolution = batch * kernel * math.prod(mixture.geometry.output_size(size[2:]))
+        kernels = max(batch * cells[0] * kernel, read) + convolution
+        outputs = batch * outputs_first_madds(size, cells, mixture) + read
+        terms = len(self.cells) * kernel * max(batch * TERM_COST, READ_COST) + convolution
+        return terms < min(kernels, outputs)
 
 
 def folded_bytes(hidden: int, mixture: Mixture, cells: Tensor) -> int:

@@ -8,6 +8,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -29,6 +32,7 @@ static int omp_get_thread_num(void) { return 0; }
 #define CHUNKS_PAY 150     /* measured: cells times this against sums a cell */
 #define KERNELS (8 * 1024 * 1024) /* bytes of kernels' gradients that a thread keeps */
 #define STRETCH 8                  /* tiles of rows whose input stays in the first level of the cache for all taps */
+#define HUGE (2 * 1024 * 1024)
 #define PAD 16             /* numbers between rows, whose sizes are often powers of two and would share few cache sets */
 
 #define INLINE static inline __attribute__((always_inline))
