@@ -41,4 +41,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/orders.py
 
 clean:
-	rm -rf .venv demo runs compare .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo runs compare bench .pytest_cache .ruff_cache .hypothesis

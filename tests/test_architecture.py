@@ -28,6 +28,7 @@ LAYERS = {
     "analysis": 4,
     "export": 4,
     "training": 5,
+    "benchmark": 5,
     "detection": 5,
     "integrations": 5,
     "cli": 6,
@@ -49,6 +50,7 @@ OPTIONAL = {
     "onnx",
     "onnxruntime",
     "numpy",
+    "triton",
 }
 
 
@@ -99,7 +101,7 @@ def test_importing_the_package_loads_no_optional_package():
         subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
     )
     assert "torch" in loaded
-    assert not loaded & (OPTIONAL - {"numpy"})  # torch itself takes numpy along when it is there
+    assert not loaded & (OPTIONAL - {"numpy", "triton"})  # torch itself takes these along when they are there
 
 
 def test_public_names():

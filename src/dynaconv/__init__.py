@@ -57,11 +57,15 @@ from dynaconv.nn import (
     WeightNetConv3d,
     dynamic_layers,
     get_temperature,
+    inference_report,
+    prepare_inference,
     relink,
+    restore_training,
     schedule_temperature,
     set_temperature,
     temperature_at,
 )
+from dynaconv.ops import use_backend
 from dynaconv.planning import LayerSpec, Plan
 
 __all__ = [
@@ -117,12 +121,16 @@ __all__ = [
     "create_model",
     "dynamic_layers",
     "get_temperature",
+    "inference_report",
     "list_models",
     "load_reference_checkpoint",
     "plan",
+    "prepare_inference",
     "profile",
     "relink",
+    "restore_training",
     "schedule_temperature",
     "set_temperature",
     "temperature_at",
+    "use_backend",
 ]

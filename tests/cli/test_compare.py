@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import dynaconv.training.comparison.measures as compare_measures
-from dynaconv.cli.compare import _duration
 from dynaconv.cli.main import main
+from dynaconv.cli.options import duration
 from tests.training.tiny import CHANNELS, static_recipe
 
 TINY = [
@@ -120,4 +120,4 @@ def test_empty_lists(arguments):
 
 @pytest.mark.parametrize(("seconds", "text"), [(20, "20 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_duration(seconds, text):
-    assert _duration(seconds) == text
+    assert duration(seconds) == text

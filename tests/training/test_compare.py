@@ -37,7 +37,7 @@ from dynaconv.training.comparison.memory import measure_peak, peak_of_steps
 from dynaconv.training.comparison.picture import PANELS, points, save_picture
 from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.table import HEADER, markdown, notes, table_rows
-from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps, summarise, time_interleaved
+from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
 from dynaconv.training.fitting import build_model
 from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
 
@@ -400,20 +400,6 @@ def test_files_of_contenders_that_can_not_be_read(tmp_path, text, message):
         read_contenders(tmp_path / "x.yaml", "resnet18", {})
 
 
-def test_time_is_taken_in_turn():
-    calls = []
-    seconds = time_interleaved({name: lambda name=name: calls.append(name) for name in "abc"}, rounds=4, warm_up=1)
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4, "c": 4}
-    assert all(set(calls[i : i + 3]) == set("abc") for i in range(0, 15, 3))
-    assert len({tuple(calls[i : i + 3]) for i in range(0, 15, 3)}) > 1  # in changing order
-
-
-def test_ratio_is_within_rounds():
-    """A machine that halves its speed midway changes medians, and not the ratio."""
-    assert summarise([2, 2, 4, 4, 4], [1, 1, 2, 2, 2])["ratio"] == 2
-    assert summarise([2.0], None, per=4) == {"median": 0.5, "lowest": 0.5, "highest": 0.5, "ratio": None}
-
-
 def test_steps_leave_the_network_as_it_is(monkeypatch):
     import torch
 
@@ -438,15 +424,6 @@ def test_peak_memory_of_a_fresh_process():
     """Not that of the parent, which holds far more than the little network needs."""
     parameters = 4 * sum(p.numel() for p in build_model(RECIPE, 10, 1)[0].parameters())
     assert 4 * parameters < measure_peak(RECIPE, Workload(16, 1, 64, 10)) < 50e6
-
-
-def test_memory_says_why_it_failed(tmp_path, monkeypatch):
-    interpreter = tmp_path / "python"
-    interpreter.write_text("#!/bin/sh\necho first >&2\necho RuntimeError: no memory >&2\nexit 3\n")
-    interpreter.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(interpreter))
-    with pytest.raises(DynaconvError, match=r"ended with code 3: RuntimeError: no memory$"):
-        measure_peak(RECIPE, Workload(2, 1, 16, 10))
 
 
 def test_time_left():

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from dynaconv._version import __version__
+
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy")
 
 
 def environment() -> dict[str, Any]:
     """Versions of what computes, and the machine it computes on."""
-    from dynaconv import __version__
-
     versions: dict[str, str | None] = {"dynaconv": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -36,7 +36,27 @@ def environment() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "system": platform.platform(terse=True),
         },
+        "allocator": allocator(),
     }
+
+
+ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc", "hoard", "snmalloc")
+"""Allocators that people preload in place of the C library's."""
+
+
+def allocator() -> str:
+    """Who serves this process's memory, with what was set for it in the environment.
+
+    Large temporaries are a good part of what dynamic convolution costs, and allocators differ in whether they give them
+    back to the system at once.
+    """
+    preloaded = os.environ.get("LD_PRELOAD", "") + os.environ.get("DYLD_INSERT_LIBRARIES", "")
+    library = " ".join(part for part in platform.libc_ver() if part) or platform.system()
+    name = next((known for known in ALLOCATORS if known in preloaded), f"{library} malloc")
+    tunables = [text for text in os.environ.get("GLIBC_TUNABLES", "").split(":") if text.startswith("glibc.malloc.")]
+    settings = sorted(key for key in os.environ if key.startswith(("MALLOC_", "TCMALLOC_", "MIMALLOC_", "_RJEM_")))
+    given = [f"{key}={os.environ[key]}" for key in settings] + tunables
+    return f"{name}, {' '.join(given) or 'default'}"
 
 
 def cpu_model() -> str:
@@ -75,4 +95,5 @@ def describe(values: dict[str, Any]) -> str:
     ram = f", {hardware['ram_bytes'] / 2**30:.0f} GiB" if hardware["ram_bytes"] else ""
     gpu = f", {hardware['gpu']}" if hardware["gpu"] else ""
     packages = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
-    return f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads{ram}{gpu}; {packages}"
+    malloc = f"; {values['allocator']}" if "allocator" in values else ""
+    return f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads{ram}{gpu}{malloc}; {packages}"

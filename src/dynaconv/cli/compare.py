@@ -9,6 +9,7 @@ from typing import Any
 
 from dynaconv.cli.options import (
     SHORT,
+    duration,
     epoch_line,
     expand_short,
     format_table,
@@ -128,18 +129,13 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _start(run: Any) -> None:
-    left = "" if run.seconds_left is None else f"  (about {_duration(run.seconds_left)} left)"
+    left = "" if run.seconds_left is None else f"  (about {duration(run.seconds_left)} left)"
     again = ", goes on from its last checkpoint" if run.resumed else ""
     print(f"\n[{run.number}/{run.total}] {run.label}, seed {run.seed}{again}{left}", flush=True)
 
 
 def _note(text: str) -> None:
     print(text, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _show(result: Any) -> None:

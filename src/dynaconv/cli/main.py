@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "train a static and two dynamic networks in minutes, and compare",
     "train": "train a preset, or any timm backbone, static or made dynamic",
     "compare": "train several methods with several seeds on one recipe, and measure time and memory",
+    "bench": "measure presets against static networks, the textbook's way, and the machine's limit",
     "eval": "judge a saved network on validation images",
     "predict": "classify image files with a saved network",
     "plan": "show what a conversion would do: who shares what, and what it costs",
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         warnings.formatwarning = _as_note
         with warnings.catch_warnings():
-            if command in ("plan", "eval", "predict", "profile", "compare"):  # said by plan, or long known
+            if command in ("plan", "eval", "predict", "profile", "compare", "bench"):  # said by plan, or long known
                 warnings.simplefilter("ignore", PlanWarning)
             importlib.import_module(MODULES[command]).run(rest)
     except DynaconvError as error:

@@ -152,3 +152,14 @@ def command_name() -> str:
 def on_terminal() -> bool:
     """Whether someone is watching, who would like a progress bar."""
     return sys.stdout.isatty()
+
+
+def duration(seconds: float) -> str:
+    """A time that is left, as people say it.
+
+    Example:
+        >>> duration(20), duration(600), duration(9000)
+        ('20 s', '10 min', '2.5 h')
+    """
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -10,6 +10,7 @@ from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.mixture_conv import mixture_conv, mixture_linear
 from dynaconv.ops.native import native_status
 from dynaconv.ops.per_sample_conv import per_sample_conv, static_conv
+from dynaconv.ops.pooling import average
 
 __all__ = [
     "ATTENTION_FUNCTIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "Madds",
     "Mixture",
     "assemble_kernels",
+    "average",
     "blend_with_assignment",
     "contrasting",
     "empty_cells",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from dynaconv.errors import DynaconvError, require
+from dynaconv.models.layout import use_channels_last
 from dynaconv.training._lightning import LightningModule
 from dynaconv.training.augment import make_mixer
 from dynaconv.training.config import OptimizerConfig, Recipe
@@ -50,13 +51,6 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     except (AssertionError, TypeError, ValueError) as error:
         known = ", ".join(factory.list_optimizers()[:12])
         raise DynaconvError(f"optimizer.name={config.name!r}: {error}; timm has {known}, ...") from error
-
-
-def use_channels_last(model: nn.Module) -> None:
-    """Lay out 4-d parameters channels_last; ``model.to(memory_format=...)`` refuses the cells of a warehouse (5-d)."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 class ClassificationModule(LightningModule):

@@ -118,6 +118,15 @@ def _last(x: Tensor) -> Tensor:
     return x.movedim(1, -1).contiguous()
 
 
+def _empty(like: Tensor, channels: int, size: tuple[int, ...]) -> Tensor:
+    """Shape ``(B, channels, *size)``, channels last in memory, and nobody's view where PyTorch has a name for it."""
+    shape = (like.shape[0], channels, *size)
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(size))
+    if layout is not None:
+        return torch.empty(shape, dtype=like.dtype, memory_format=layout)
+    return like.new_empty(shape[0], *size, channels).movedim(-1, 1)
+
+
 def convolve(
     x: Tensor,
     attention: Tensor,
@@ -130,7 +139,7 @@ def convolve(
     """The convolution of :func:`dynaconv.ops.mixture_conv`; channels last in memory."""
     batch, size, outputs = x.shape[0], tuple(x.shape[2:]), mixture.out_channels(cells)
     layer, walk = _sized(batch, size, mixture, (x.shape[1], outputs), cells.shape[0])
-    y = x.new_empty(batch, *walk.out, outputs)
+    y = _empty(x, outputs, walk.out)
     inputs, weights, stored = _last(x), attention.contiguous(), in_memory_order(cells)
     in_scale, out_scale, bias = (None if t is None else t.contiguous() for t in (in_scale, out_scale, bias))
     request = _Forward(
@@ -145,7 +154,7 @@ def convolve(
         table=walk.table.data_ptr(),
     )
     _call("mixture_conv", x, ctypes.byref(layer), ctypes.byref(request))
-    return y.movedim(-1, 1)
+    return y
 
 
 def convolve_backward(
@@ -161,7 +170,7 @@ def convolve_backward(
     incoming, weights, stored = _last(gradient), attention.contiguous(), in_memory_order(cells)
     of_x = of_attention = of_cells = None
     if needed[0]:
-        of_x = x.new_empty(batch, *size, x.shape[1])
+        of_x = _empty(x, x.shape[1], size)
         request = _Backward(
             gradient=incoming.data_ptr(),
             attention=weights.data_ptr(),
@@ -171,7 +180,6 @@ def convolve_backward(
             order=walk.order.data_ptr(),
         )
         _call("mixture_conv_input", x, ctypes.byref(layer), ctypes.byref(request))
-        of_x = of_x.movedim(-1, 1)
     if needed[1] or needed[2]:
         shares, result = x.new_zeros(torch.get_num_threads(), *attention.shape), torch.empty_like(stored)
         last = _last(x)
@@ -201,12 +209,12 @@ def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
         Shape ``(B, C, *out)``, channels last in memory.
     """
     layer, walk = _sized(x.shape[0], tuple(x.shape[2:]), Mixture((1, 1, 1), geometry), (x.shape[1],) * 2, 1)
-    y = x.new_empty(x.shape[0], *walk.out, x.shape[1])
+    y = _empty(x, x.shape[1], walk.out)
     last, stored = _last(x), kernels.contiguous()  # named, so that they live until the call is over
     pointers = [_at(t) for t in (last, stored, walk.table, None)]
     rows, pixels = (ctypes.c_long(torch.Size(sizes).numel()) for sizes in (walk.out, x.shape[2:]))
     _call("depthwise", x, ctypes.byref(layer), *pointers, rows, pixels, _at(y))
-    return y.movedim(-1, 1)
+    return y
 
 
 def depthwise_backward(
@@ -216,12 +224,11 @@ def depthwise_backward(
     layer, walk = _sized(x.shape[0], tuple(x.shape[2:]), Mixture((1, 1, 1), geometry), (x.shape[1],) * 2, 1)
     incoming, of_x, of_kernels = _last(gradient), None, None
     if needed[0]:
-        of_x = x.new_empty(x.shape[0], *x.shape[2:], x.shape[1])
+        of_x = _empty(x, x.shape[1], tuple(x.shape[2:]))
         stored = kernels.contiguous()
         pointers = [_at(t) for t in (incoming, stored, walk.back_table, walk.order)]
         rows, pixels = (ctypes.c_long(torch.Size(sizes).numel()) for sizes in (x.shape[2:], walk.out))
         _call("depthwise", x, ctypes.byref(layer), *pointers, rows, pixels, _at(of_x))
-        of_x = of_x.movedim(-1, 1)
     if needed[1]:
         of_kernels, last = x.new_empty(kernels.shape), _last(x)
         pointers = (_at(last), _at(incoming), _at(walk.table), _at(of_kernels))

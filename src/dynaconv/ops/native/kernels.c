@@ -33,6 +33,7 @@ static int omp_get_thread_num(void) { return 0; }
 #define KERNELS (8 * 1024 * 1024) /* bytes of kernels' gradients that a thread keeps */
 #define STRETCH 8                  /* tiles of rows whose input stays in the first level of the cache for all taps */
 #define HUGE (2 * 1024 * 1024)
+#define NEAR 9                     /* taps of a depth-wise kernel that stay in registers */
 #define PAD 16             /* numbers between rows, whose sizes are often powers of two and would share few cache sets */
 
 #define INLINE static inline __attribute__((always_inline))

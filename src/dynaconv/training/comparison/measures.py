@@ -7,17 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import dynaconv
-from dynaconv.training.comparison.environment import utc_now
+from dynaconv.analysis.environment import utc_now
+from dynaconv.analysis.timing import summarise, time_interleaved
 from dynaconv.training.comparison.memory import measure_peak
 from dynaconv.training.comparison.runs import Comparison, Run
-from dynaconv.training.comparison.timing import (
-    Workload,
-    make_fabric,
-    make_steps,
-    summarise,
-    synchronizer,
-    time_interleaved,
-)
+from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps, synchronizer
 from dynaconv.training.fitting import build_model
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from dynaconv.training.comparison.environment import command_line, environment, utc_now
+from dynaconv.analysis.environment import command_line, environment, utc_now
+from dynaconv.analysis.files import timed_stem, write_text
 from dynaconv.training.comparison.picture import save_picture
-from dynaconv.training.comparison.runs import Comparison, Run, write_text
+from dynaconv.training.comparison.runs import Comparison, Run
 from dynaconv.training.comparison.table import markdown
 
 FORMAT = 1
 """Version of the layout of the JSON file."""
+KINDS = ("json", "md", "png")
 MEASURES = ("step_seconds", "inference_seconds_per_image", "peak_bytes")
 
 
@@ -86,8 +88,8 @@ def write_results(comparison: Comparison, values: dict[str, Any]) -> CompareResu
         comparison: says where.
         values: of :func:`gather`.
     """
-    stem = _free_stem(comparison.out)
-    paths = {kind: comparison.out / f"{stem}.{kind}" for kind in ("json", "md", "png")}
+    stem = timed_stem(comparison.out, "results", KINDS)
+    paths = {kind: comparison.out / f"{stem}.{kind}" for kind in KINDS}
     picture = None
     if any(entry["runs"] for entry in values["contenders"]):
         picture = save_picture(values, paths["png"])
@@ -159,15 +161,6 @@ def _gain(runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> float | No
     reference = {run["seed"]: run["last_top1"] for run in first}
     gains = [run["last_top1"] - reference[run["seed"]] for run in runs if run["seed"] in reference]
     return mean(gains) if gains else None
-
-
-def _free_stem(out: Path) -> str:
-    name = f"results-{utc_now():%Y%m%dT%H%M%SZ}"
-    stem, number = name, 1
-    while any((out / f"{stem}.{kind}").exists() for kind in ("json", "md", "png")):
-        number += 1
-        stem = f"{name}-{number}"
-    return stem
 
 
 def _earlier(out: Path) -> list[Path]:

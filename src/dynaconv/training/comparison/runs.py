@@ -17,9 +17,10 @@ from typing import Any
 
 import yaml
 
+from dynaconv.analysis.environment import command_line, environment, utc_now
+from dynaconv.analysis.files import write_text
 from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.contenders import Contender, check_contenders
-from dynaconv.training.comparison.environment import command_line, environment, utc_now
 from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.config import Recipe
 from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
@@ -202,14 +203,6 @@ def check_same(there: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -
             f"{folder} holds runs of another recipe: {'; '.join(texts)}{more}. Use the same values to go on there, or "
             "another --out (or label)"
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one move; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

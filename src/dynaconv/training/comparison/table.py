@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynaconv.training.comparison.environment import describe
+from dynaconv.analysis.environment import describe
 
 HEADER = (
     "network",

@@ -1,16 +1,9 @@
-"""Seconds of a training step and of inference, for several networks side by side.
-
-Fair by construction: one process, one batch, and in every round each network runs once, in an order drawn anew, so
-that a machine that grows slower, or a neighbour that wakes up, meets all of them. Ratios are taken within rounds.
-"""
+"""A training step and inference of several networks on one batch, ready to be timed side by side."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -19,13 +12,13 @@ from torch import Tensor, nn
 
 import dynaconv
 from dynaconv.errors import DynaconvError, require
+from dynaconv.models.layout import use_channels_last
 from dynaconv.training._lightning import quiet_lightning
 from dynaconv.training.config import Recipe
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.fitting import build_model
-from dynaconv.training.module import make_optimizer, use_channels_last
+from dynaconv.training.module import make_optimizer
 
-WARM_UP_ROUNDS = 2
 STILL = 1e-12
 """Learning rate while measuring: the optimiser does its work, and the network stays as it is for the next step."""
 
@@ -131,54 +124,3 @@ def steps_of(built: nn.Module, recipe: Recipe, workload: Workload, fabric: Any) 
 def synchronizer(fabric: Any) -> Callable[[], None]:
     """What must be waited for before the clock is read."""
     return torch.cuda.synchronize if fabric.device.type == "cuda" else lambda: None
-
-
-def time_interleaved(
-    functions: Mapping[str, Callable[[], object]],
-    rounds: int,
-    synchronize: Callable[[], None] = lambda: None,
-    warm_up: int = WARM_UP_ROUNDS,
-) -> dict[str, list[float]]:
-    """Time functions in turn.
-
-    Args:
-        functions: what to time, by name.
-        rounds: how often each runs.
-        synchronize: called before the clock is read.
-        warm_up: further rounds before, which do not count.
-
-    Returns:
-        Seconds of every round, by name.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    order, draw = list(functions), random.Random(0)
-    for turn in range(-warm_up, rounds):
-        draw.shuffle(order)
-        for name in order:
-            synchronize()
-            began = time.perf_counter()
-            functions[name]()
-            synchronize()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def summarise(seconds: Sequence[float], reference: Sequence[float] | None, per: int = 1) -> dict[str, Any]:
-    """Median, extremes and ratio of timings.
-
-    Args:
-        seconds: of every round.
-        reference: seconds of the network to relate to, in the same rounds; None for no ratio.
-        per: what to divide the seconds by, such as the images of a batch; not the ratio.
-
-    Example:
-        >>> summarise([2.0, 4.0, 3.0], [1.0, 1.0, 2.0])
-        {'median': 3.0, 'lowest': 2.0, 'highest': 4.0, 'ratio': 2.0}
-    """
-    return {
-        "median": median(seconds) / per,
-        "lowest": min(seconds) / per,
-        "highest": max(seconds) / per,
-        "ratio": None if reference is None else median(a / b for a, b in zip(seconds, reference, strict=True)),
-    }

@@ -1,0 +1,43 @@
+"""Files of results: written in one move, under names that were never used before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dynaconv.analysis.environment import utc_now
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one move; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def timed_stem(folder: Path, prefix: str, kinds: Iterable[str]) -> str:
+    """A name for results of now, ``PREFIX-TIME``, that none of the files has yet.
+
+    Args:
+        folder: where they will be.
+        prefix: what the name begins with.
+        kinds: their endings, without the dot.
+    """
+    return free_stem(folder, f"{prefix}-{utc_now():%Y%m%dT%H%M%SZ}", kinds)
+
+
+def free_stem(folder: Path, name: str, kinds: Iterable[str]) -> str:
+    """The name itself, or with a number, such that there is no file of any kind yet.
+
+    Args:
+        folder: where they will be.
+        name: the name wished for.
+        kinds: their endings, without the dot.
+    """
+    kinds = tuple(kinds)
+    stem, number = name, 1
+    while any((folder / f"{stem}.{kind}").exists() for kind in kinds):
+        number += 1
+        stem = f"{name}-{number}"
+    return stem

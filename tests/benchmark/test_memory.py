@@ -1,0 +1,45 @@
+"""Peak memory of a pass holds what the pass needs, and is the process's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynaconv.benchmark import BenchSettings
+from dynaconv.benchmark.memory import excess, measure_peak, peak_of_pass
+from dynaconv.models import get_preset
+
+SETTINGS = BenchSettings(image_size=64)
+REQUEST = {
+    "contender": "ours",
+    "network": "se_mobilenetv2_050",
+    "training": False,
+    "image_size": 64,
+    "device": "cpu",
+    "max_extra_mb": 0,
+}
+
+
+def test_memory_grows_with_the_batch():
+    small, large = (peak_of_pass({**REQUEST, "batch": batch}) for batch in (8, 64))
+    assert large - small > 56 * 3 * 64 * 64 * 4  # the images alone
+
+
+def test_memory_of_a_fresh_process():
+    """Weights and gradients at least, and far less than the process holds."""
+    parameters = 4 * get_preset(REQUEST["network"]).params
+    assert 2 * parameters < measure_peak("ours", REQUEST["network"], True, 4, SETTINGS) < 200e6
+
+
+@pytest.mark.parametrize("missing", ["static_channels_last", "ours", "textbook"])
+def test_no_share_without_all_three(missing):
+    peaks = {"static_channels_last": 10, "ours": 13, "textbook": 20}
+    assert excess(peaks)["share_of_textbook"] == 0.3
+    del peaks[missing]
+    assert excess(peaks)["share_of_textbook"] is None
+
+
+def test_no_share_of_less_than_nothing():
+    assert excess({"static_channels_last": 10, "ours": 8, "textbook": 9}) == {
+        "bytes": {"ours": -2, "textbook": -1},
+        "share_of_textbook": None,
+    }

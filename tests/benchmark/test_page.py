@@ -1,0 +1,56 @@
+"""The places of a page hold the tables of the files they name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dynaconv.benchmark.bench import read_results
+from dynaconv.benchmark.page import PLACE, fill_page, filled_text
+from dynaconv.benchmark.table import markdown
+from dynaconv.errors import DynaconvError
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "tests" / "data" / "bench-sample.json"
+PAGE = "# Speed\n\n<!-- table: results/bench-x.json -->\nold\n<!-- end of table -->\n\nafter\n"
+
+
+def test_a_page_is_filled_and_stays_so(tmp_path):
+    page, results = tmp_path / "speed.md", tmp_path / "results"
+    results.mkdir()
+    page.write_text(PAGE)
+    shutil.copy(SAMPLE, results / "bench-x.json")
+    (results / "bench-x.png").touch()
+    assert fill_page(page) == [results / "bench-x.json"]
+    text = page.read_text()
+    assert markdown(read_results(SAMPLE), "results/bench-x.png") in text
+    assert text.startswith("# Speed\n\n<!-- table: results/bench-x.json -->\n| network |")
+    assert text.endswith("<!-- end of table -->\n\nafter\n")
+    assert "old" not in text
+    fill_page(page)
+    assert page.read_text() == text
+
+
+def test_a_place_without_results_says_so(tmp_path):
+    page = tmp_path / "speed.md"
+    page.write_text(PAGE)
+    with pytest.raises(DynaconvError, match="no place names a file that exists"):
+        fill_page(page)
+    assert "Not measured yet." in page.read_text()
+
+
+def test_a_page_that_is_not_there(tmp_path):
+    with pytest.raises(DynaconvError, match="can not be read"):
+        fill_page(tmp_path / "none.md")
+
+
+def test_the_tables_of_the_docs_are_those_of_the_committed_results():
+    page = ROOT / "docs" / "speed.md"
+    text = page.read_text()
+    filled, shown = filled_text(text, page.parent)
+    assert text == filled, "renew it with: dynaconv bench --page docs/speed.md"
+    assert PLACE.search(text)
+    assert set(shown) == set((page.parent / "results").glob("bench-*.json"))
+    assert all(read_results(path)["complete"] for path in shown)
