@@ -260,3 +260,33 @@ def test_blocks_of_samples_do_not_change_the_result(monkeypatch):
         torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
         for got, want in zip(torch.autograd.grad(y.sin().sum(), inputs), wanted, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("present", [(True, True), (True, False), (False, True)])
+def test_gradients_of_scales(zero, present):
+    (x, attention, cells), mixture = make(3, *CASES["own cells, spatial"])
+    draw = torch.Generator().manual_seed(2)
+    scales = [torch.rand(3, n, generator=draw).double() + 0.1 for n in (16, 24)]
+    if zero:  # by which the fast way would divide
+        scales[0][0, 0] = scales[1][1, 1] = 0
+    inward, outward = (s.requires_grad_() if there else None for s, there in zip(scales, present, strict=True))
+    expected = oracle(x if inward is None else x * inward[..., None, None], attention, cells, mixture)
+    expected = expected if outward is None else expected * outward[..., None, None]
+    inputs = [t for t in (x, attention, cells, inward, outward) if t is not None]
+    incoming = torch.randn_like(expected)
+    y = mixture_conv(x, attention, cells, mixture, in_scale=inward, out_scale=outward)
+    torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+    for got, want in zip(
+        torch.autograd.grad(y, inputs, incoming, retain_graph=True),
+        torch.autograd.grad(expected, inputs, incoming),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+    def layer(*tensors):
+        given = iter(tensors[3:])
+        a, b = (next(given) if there else None for there in present)
+        return mixture_conv(*tensors[:3], mixture, in_scale=a, out_scale=b)
+
+    assert torch.autograd.gradgradcheck(layer, inputs, fast_mode=True)

@@ -57,8 +57,13 @@ def mixture_conv(
     mixture.check(x, attention, cells)
     chosen = _choose(x, attention, cells, mixture, backend)
     around = (in_scale, out_scale, bias)
-    if chosen == "native" and not mixture.is_depthwise(cells) and not _learns(x, attention, cells, *around):
-        return native.convolve(x, attention, cells, mixture, *around)
+    fused = chosen == "native" and not mixture.is_depthwise(cells)
+    if fused and all(t is None or t.dtype == x.dtype for t in around):
+        if not _learns(x, attention, cells, *around):
+            return native.convolve(x, attention, cells, mixture, *around)
+        if (in_scale is not None or out_scale is not None) and mixture.geometry.groups == 1:
+            y = native.scaled_convolve(x, attention, cells, mixture, in_scale, out_scale)
+            return y if bias is None else y + _along_channels(bias, y)
     if in_scale is not None:
         x = x * _along_channels(in_scale, x)
     y = _convolve(x, attention, cells, mixture, chosen)

@@ -4,6 +4,7 @@ from dynaconv.ops.native.branch import branch, branch_supports
 from dynaconv.ops.native.build import native_status
 from dynaconv.ops.native.calls import convolve, convolve_backward
 from dynaconv.ops.native.depthwise import depthwise_conv
+from dynaconv.ops.native.scaled import scaled_convolve
 from dynaconv.ops.native.support import supports
 
-__all__ = ["branch", "branch_supports", "convolve", "convolve_backward", "depthwise_conv", "native_status", "supports"]
+__all__ = ["branch", "branch_supports", "convolve", "convolve_backward", "depthwise_conv", "native_status", "scaled_convolve", "supports"]

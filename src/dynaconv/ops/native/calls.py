@@ -40,8 +40,10 @@ def _pointers(*names: str) -> type[ctypes.Structure]:
 
 
 _Forward = _pointers("x", "attention", "cells", "in_scale", "out_scale", "bias", "bias_stride", "y", "table")
-_Backward = _pointers("gradient", "attention", "cells", "result", "table", "order")
-_Parameters = _pointers("x", "gradient", "attention", "cells", "attention_result", "cells_result", "table")
+_Backward = _pointers("gradient", "attention", "cells", "in_scale", "result", "table", "order")
+_Parameters = _pointers(
+    "x", "gradient", "attention", "cells", "in_scale", "attention_result", "cells_result", "table"
+)
 
 
 class _Walk(NamedTuple):
@@ -162,12 +164,14 @@ def convolve_backward(
     inputs: tuple[Tensor, Tensor, Tensor],
     needed: tuple[bool, bool, bool],
     mixture: Mixture,
+    in_scale: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, attention and cells, each if needed."""
+    """Gradients of x, attention and cells, each if needed; x may be scaled, by ``(B, C)``."""
     x, attention, cells = inputs
     batch, size = x.shape[0], tuple(x.shape[2:])
     layer, walk = _sized(batch, size, mixture, (x.shape[1], gradient.shape[1]), cells.shape[0])
     incoming, weights, stored = _last(gradient), attention.contiguous(), in_memory_order(cells)
+    in_scale = None if in_scale is None else in_scale.contiguous()
     of_x = of_attention = of_cells = None
     if needed[0]:
         of_x = _empty(x, x.shape[1], size)
@@ -175,6 +179,7 @@ def convolve_backward(
             gradient=incoming.data_ptr(),
             attention=weights.data_ptr(),
             cells=stored.data_ptr(),
+            in_scale=_at(in_scale),
             result=of_x.data_ptr(),
             table=walk.back_table.data_ptr(),
             order=walk.order.data_ptr(),
@@ -188,6 +193,7 @@ def convolve_backward(
             gradient=incoming.data_ptr(),
             attention=weights.data_ptr(),
             cells=stored.data_ptr(),
+            in_scale=_at(in_scale),
             attention_result=shares.data_ptr(),
             cells_result=result.data_ptr(),
             table=walk.table.data_ptr(),
@@ -195,6 +201,15 @@ def convolve_backward(
         _call("mixture_conv_parameters", x, ctypes.byref(layer), ctypes.byref(request))
         of_attention, of_cells = shares.sum(dim=0), result.permute(paper_order(cells.dim()))
     return of_x, of_attention, of_cells
+
+
+def channel_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of ``a * b`` over all positions, shape ``(B, C, *size)`` twice -> ``(B, C)``, without the product in between."""
+    first, second = _last(a), _last(b)
+    result = a.new_empty(a.shape[:2])
+    sizes = (ctypes.c_long(n) for n in (a.shape[0], a.shape[2:].numel(), a.shape[1]))
+    _call("channel_dots", a, *sizes, _at(first), _at(second), _at(result))
+    return result
 
 
 def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:

@@ -34,6 +34,7 @@ static int omp_get_thread_num(void) { return 0; }
 #define STRETCH 8                  /* tiles of rows whose input stays in the first level of the cache for all taps */
 #define HUGE (2 * 1024 * 1024)
 #define NEAR 9                     /* taps of a depth-wise kernel that stay in registers */
+#define DEEP 128                   /* terms of a sum that is added to what is there, at a time */
 #define PAD 16             /* numbers between rows, whose sizes are often powers of two and would share few cache sets */
 
 #define INLINE static inline __attribute__((always_inline))
