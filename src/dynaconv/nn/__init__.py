@@ -9,6 +9,7 @@ from dynaconv.nn.dcd import DCDConfig, DCDConv1d, DCDConv2d, DCDConv3d, DCDLinea
 from dynaconv.nn.dyconv import DYConv1d, DYConv2d, DYConv3d, DYConvConfig
 from dynaconv.nn.fdconv import FDConv1d, FDConv2d, FDConv3d, FDConvConfig
 from dynaconv.nn.gates import CBAM, ECA, SE, CBAMConfig, ECAConfig, Gate, Gated, SEConfig
+from dynaconv.nn.inference import InferenceReport, inference_report, prepare_inference, restore_training
 from dynaconv.nn.kernel_warehouse import KWConv1d, KWConv2d, KWConv3d, KWLinear
 from dynaconv.nn.linear import DynamicLinear
 from dynaconv.nn.network import (
@@ -60,6 +61,7 @@ __all__ = [
     "FDConvConfig",
     "Gate",
     "Gated",
+    "InferenceReport",
     "KWConv1d",
     "KWConv2d",
     "KWConv3d",
@@ -79,7 +81,10 @@ __all__ = [
     "check_linked",
     "dynamic_layers",
     "get_temperature",
+    "inference_report",
+    "prepare_inference",
     "relink",
+    "restore_training",
     "schedule_temperature",
     "set_temperature",
     "temperature_at",

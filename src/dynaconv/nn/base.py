@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynaconv.errors import DynaconvError
-from dynaconv.ops import Madds
+from dynaconv.nn.prepared import Prepared
+from dynaconv.ops import Madds, average
 from dynaconv.planning import LayerSpec
 
 
@@ -94,6 +95,47 @@ class DynamicLayer(nn.Module):
         """
         raise NotImplementedError
 
+    # What was prepared for inference lives outside of parameters and buffers: it is neither saved nor copied, and goes
+    # with whatever may make it wrong.
+    _prepared: Prepared | None = None
+
+    def prepare(self) -> Prepared | None:
+        """Compute beforehand what inference can; None where that is nothing. See :mod:`dynaconv.nn.inference`."""
+        return None
+
+    def keep_prepared(self, prepared: Prepared | None) -> None:
+        """Compute with that from now on, where gradients are not wanted; None: as ever."""
+        self._prepared = prepared
+
+    def current_preparation(self) -> Prepared | None:
+        """What is prepared, unless the layer has changed since."""
+        if self._prepared is not None and not self._prepared.watch.holds():
+            self._prepared = None
+        return self._prepared
+
+    def prepared(self) -> Prepared | None:
+        """What the layer is to compute with now: what is prepared, in evaluation and where gradients are not wanted."""
+        if self._prepared is None or self.training or torch.is_grad_enabled():
+            return None
+        return self._prepared if torch.compiler.is_compiling() else self.current_preparation()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; training forgets what was prepared for inference."""
+        if mode:
+            self._prepared = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._prepared = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._prepared = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
+
     def _tempered(self) -> TemperedBranch | None:
         return next((child for child in self.children() if isinstance(child, TemperedBranch)), None)
 
@@ -107,6 +149,7 @@ class DynamicLayer(nn.Module):
         """Set the temperature of this layer's attention; a layer without one is left as it is."""
         branch = self._tempered()
         if branch is not None:
+            self._prepared = None
             branch.set_temperature(value)
 
     def get_temperature(self) -> float | None:
@@ -131,4 +174,4 @@ def pool_to(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def pool(x: Tensor) -> Tensor:
     """Average over all positions, shape ``(B, C, *size)`` -> ``(B, C)``."""
-    return x.mean(dim=tuple(range(2, x.dim())))
+    return average(x, tuple(range(2, x.dim())))

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from dynaconv.config import MethodConfig, check_choice, check_count, check_range, linear_fall
 from dynaconv.nn.base import TemperedBranch
 from dynaconv.nn.experts import ExpertConvNd
+from dynaconv.nn.prepared import Prepared, Watch
+from dynaconv.ops.branch import BranchWeights, branch
 
 Branch = Literal["paper", "kaijieshi7"]
 
@@ -88,6 +90,19 @@ class KernelAttention(TemperedBranch):
         return (z / self.temperature.to(z.dtype)).softmax(dim=-1)
 
 
+    @torch.no_grad()
+    def fold(self) -> BranchWeights:
+        """Weights for inference, the temperature divided out."""
+        temperature, shift = float(self.temperature), self.fc1.bias
+        bias = self.fc2.weight.new_zeros(self.fc2.out_features) if self.fc2.bias is None else self.fc2.bias
+        return BranchWeights(
+            fc1=self.fc1.weight.detach(),
+            shift=None if shift is None else shift.detach(),
+            fc2=self.fc2.weight / temperature,
+            bias=(bias / temperature).unsqueeze(0),
+        )
+
+
 class _DYConvNd(ExpertConvNd):
     config_type = DYConvConfig
     attention: KernelAttention
@@ -106,6 +121,12 @@ class _DYConvNd(ExpertConvNd):
         """Kaiming normal, fan-out, every kernel and the branch."""
         self.reset_experts()
         self.attention.reset_parameters()
+
+    @torch.no_grad()
+    def prepare(self) -> Prepared:
+        """Fold the branch's temperature."""
+        weights = self.attention.fold()
+        return Prepared(lambda x: branch(x, weights, "logits")[:, 0].softmax(dim=-1), Watch(self.attention), weights)
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Attention over kernels (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""

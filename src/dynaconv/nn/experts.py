@@ -34,6 +34,12 @@ class ExpertConvNd(MethodConvNd):
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
         raise NotImplementedError
 
+    def attend(self, x: Tensor) -> Tensor:
+        """Weights of the experts for an input ``(B, C, *size)``, shape ``(B, K)``."""
+        prepared = self.prepared()
+        weights = self.weigh(pool(x)) if prepared is None else prepared.branch(x)
+        return weights.to(self.kernel.dtype)
+
     @property
     def mixture(self) -> Mixture:
         """One block, the whole kernel."""
@@ -57,13 +63,13 @@ class ExpertConvNd(MethodConvNd):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve every sample with its own sum of kernels, bias included."""
-        weights = self.weigh(pool(x)).to(self.kernel.dtype)
+        weights = self.attend(x)
         bias = None if self.bias is None else weights @ self.bias
         return mixture_conv(self.pad(x), weights.unsqueeze(1), self.kernel, self.mixture, bias=bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
-        return mix_cells(self.weigh(pool(x)).to(self.kernel.dtype), self.kernel)
+        return mix_cells(self.attend(x), self.kernel)
 
     def branch_madds(self, size: Sequence[int]) -> int:
         """Multiply-adds of the layer's own branch, pooling included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -15,9 +16,13 @@ from dynaconv.errors import DynaconvError, LostWarehouseError
 from dynaconv.nn.base import DynamicLayer, pool
 from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
+from dynaconv.nn.prepared import Prepared, Watch
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse
-from dynaconv.ops import Madds, Mixture, assemble_kernels, mix_cells, mixture_conv, mixture_linear
+from dynaconv.ops import Madds, Mixture, mixture_conv
+from dynaconv.ops.branch import branch
+from dynaconv.ops.folding import fold_cells, folded_bytes, saved_madds
+from dynaconv.ops.mixture_conv import LINEAR
 from dynaconv.planning import LayerSpec, WarehouseLayerPlan, WarehousePlan, make_plan
 
 
@@ -36,6 +41,7 @@ class WarehouseLayer(DynamicLayer):
     warehouse: Warehouse | None
     plan: WarehouseLayerPlan
     config: KernelWarehouseConfig
+    mixture: Mixture
 
     def _set_up(
         self,
@@ -101,6 +107,41 @@ class WarehouseLayer(DynamicLayer):
                 "or unpickled from; copy or save the whole network, which owns the cells"
             )
         return warehouse.cells
+
+    def _conv_cells(self) -> Tensor:
+        """The cells as those of a convolution."""
+        return self.cells
+
+    def mix(self, x: Tensor, padded: Tensor) -> tuple[Tensor, Tensor, Mixture]:
+        """Attention to an input ``(B, C, *size)``, the cells it is over, and how they are mixed."""
+        prepared, cells = self.prepared(), self._conv_cells()
+        if prepared is not None and prepared.folded is not None:
+            terms, weigh = prepared.folded
+            if terms.pay(padded.shape, cells.shape, self.mixture):
+                return weigh(x).to(terms.cells.dtype), terms.cells, terms.mixture
+        attention = self.attention(pool(x)) if prepared is None else prepared.branch(x)
+        return attention.to(cells.dtype), cells, self.mixture
+
+    @torch.no_grad()
+    def prepare(self) -> Prepared:
+        """Fold the branch's normalisation and temperature."""
+        weights, function = self.attention.fold()
+        watch = Watch(self.attention, *((self.warehouse,) if self._borrowed is None else self._borrowed))
+        return Prepared(partial(branch, weights=weights, result=function), watch, weights)
+
+    def saved_by_folding(self) -> tuple[int, int]:
+        """Multiply-adds a sample that folded cells save, and the bytes they take; zeros where they can not or do not."""
+        cells, hidden = self._conv_cells(), self.attention.fc1.out_features
+        saved = saved_madds(hidden, self.mixture, cells) if self.attention.folds_into_cells() else 0
+        return (saved, folded_bytes(hidden, self.mixture, cells)) if saved else (0, 0)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fold the branch into the cells; the layer is prepared and its branch folds."""
+        prepared = self._prepared
+        assert prepared is not None and prepared.weights is not None  # see prepare_inference
+        terms = fold_cells(prepared.weights, self._conv_cells(), self.mixture)
+        prepared.folded = terms, partial(branch, weights=prepared.weights, result="hidden")
 
     def _count(self, batch: int, positions: int, convolution: int) -> Madds:
         """Multiply-adds for a batch: pooling, branch, mixing every kernel, and the convolution with it."""
@@ -197,19 +238,16 @@ class _KWConvNd(WarehouseLayer, DynamicConvNd):
         self._set_up(spec, config, plan, warehouse, device, dtype)
         self.mixture = Mixture(self.plan.grid, self.geometry)
 
-    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        cells = self.cells
-        return self.attention(pool(x)).to(cells.dtype), cells
-
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve a batch, bias included."""
-        attention, cells = self._attend(x)
-        return mixture_conv(self.pad(x), attention, cells, self.mixture, bias=self.bias)
+        padded = self.pad(x)
+        attention, cells, mixture = self.mix(x, padded)
+        return mixture_conv(padded, attention, cells, mixture, bias=self.bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
-        attention, cells = self._attend(x)
-        return self.mixture.kernels(attention, cells)
+        attention, cells, mixture = self.mix(x, self.pad(x))
+        return mixture.kernels(attention, cells)
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds of eq. 3 on an input of shape ``(B, C, *size)``: mix every kernel, then convolve."""
@@ -272,20 +310,22 @@ class KWLinear(WarehouseLayer, DynamicLinear):
         super().__init__(in_features, out_features, bias, device, dtype)
         spec = LayerSpec(name="KWLinear", in_channels=in_features, out_channels=out_features, bias=bias)
         self._set_up(spec, config, plan, warehouse, device, dtype)
+        self.mixture = Mixture(self.plan.grid, LINEAR)
 
-    def _attend(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        cells = self.cells
-        return self.attention(flat.mean(dim=1)).to(cells.dtype), cells
+    def _conv_cells(self) -> Tensor:
+        return self.cells.unsqueeze(-1)
 
     def transform(self, x: Tensor) -> Tensor:
         """Map samples and their positions, bias included, shape ``(B, T, C)`` -> ``(B, T, O)``."""
-        attention, cells = self._attend(x)
-        return mixture_linear(x, attention, cells, self.plan.grid, bias=self.bias)
+        channels = x.transpose(1, 2)
+        attention, cells, mixture = self.mix(channels, channels)
+        return mixture_conv(channels, attention, cells, mixture, bias=self.bias).transpose(1, 2)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""
-        attention, cells = self._attend(self.by_position(x))
-        return assemble_kernels(mix_cells(attention, cells), self.plan.grid, ())
+        channels = self.by_position(x).transpose(1, 2)
+        attention, cells, mixture = self.mix(channels, channels)
+        return mixture.kernels(attention, cells).squeeze(-1)
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds of eq. 3 on an input of shape ``(B, ..., C)``."""

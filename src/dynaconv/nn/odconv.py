@@ -21,7 +21,9 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import TemperedBranch, pool
 from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
+from dynaconv.nn.prepared import Prepared, Watch
 from dynaconv.ops import Madds, Mixture, empty_cells, mixture_conv, static_conv
+from dynaconv.ops.branch import BranchWeights, branch, fold_batch_norm
 
 DIMENSIONS = ("spatial", "channel", "filter", "kernel")
 
@@ -121,6 +123,21 @@ class FourAttentions(TemperedBranch):
         return attentions
 
 
+    @torch.no_grad()
+    def fold(self) -> BranchWeights:
+        """Weights for inference: normalisation and temperature folded in, all heads in one linear layer."""
+        fc1, shift = fold_batch_norm(self.fc, self.norm)
+        heads, temperature = list(self.heads.values()), float(self.temperature)
+        weight, bias = (torch.cat([getattr(head, name) for head in heads]) / temperature for name in ("weight", "bias"))
+        return BranchWeights(fc1=fc1, shift=shift, fc2=weight, bias=bias.unsqueeze(0))
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """Every attention from the heads' logits side by side, ``(B, all)``, divided by the temperature."""
+        sizes = {name: head.out_features for name, head in self.heads.items()}
+        parts = dict(zip(sizes, z.split(list(sizes.values()), dim=1), strict=True))  # pyright: ignore[reportArgumentType]
+        return {name: part.softmax(dim=-1) if name == "kernel" else part.sigmoid() for name, part in parts.items()}
+
+
 class _ODConvNd(MethodConvNd):
     config_type = ODConvConfig
     attention: FourAttentions
@@ -150,6 +167,17 @@ class _ODConvNd(MethodConvNd):
             nn.init.zeros_(self.bias)
         self.attention.reset_parameters()
 
+    @torch.no_grad()
+    def prepare(self) -> Prepared:
+        """Fold the branch's normalisation and temperature, and join its heads."""
+        weights, split = self.attention.fold(), self.attention.split
+        return Prepared(lambda x: split(branch(x, weights, "logits")[:, 0]), Watch(self.attention), weights)
+
+    def attend(self, x: Tensor) -> dict[str, Tensor]:
+        """Every attention to an input ``(B, C, *size)``, by name."""
+        prepared = self.prepared()
+        return self.attention(pool(x)) if prepared is None else prepared.branch(x)
+
     def _weigh(self, attentions: dict[str, Tensor], batch: int) -> tuple[Tensor, Mixture]:
         """Spatial and kernel attention as weights of the K kernels at every position, ``(B, positions or 1, K)``."""
         weights = attentions.get("kernel")
@@ -161,7 +189,7 @@ class _ODConvNd(MethodConvNd):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Scale the input, convolve every sample with its own kernel, scale the output, add the bias."""
-        attentions = self.attention(pool(x))
+        attentions = self.attend(x)
         channel, filters = (attentions.get(name) for name in ("channel", "filter"))
         if "kernel" not in attentions and "spatial" not in attentions:  # one kernel for all samples
             y = static_conv(self.pad(self._scale(x, channel)), self.kernel[0], self.geometry)
@@ -176,7 +204,7 @@ class _ODConvNd(MethodConvNd):
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample with all attentions, shape ``(B, O, C / groups, *kernel_size)``."""
-        attentions = self.attention(pool(x))
+        attentions = self.attend(x)
         weights, mixture = self._weigh(attentions, x.shape[0])
         kernels = mixture.kernels(weights, self.kernel)
         ones = (1,) * (self.dims + 1)

@@ -16,6 +16,7 @@ from dynaconv.config import KernelWarehouseConfig
 from dynaconv.nn.base import TemperedBranch
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops.attention import ATTENTION_FUNCTIONS, blend_with_assignment
+from dynaconv.ops.branch import Basis, BranchWeights, Result, fold_batch_norm
 from dynaconv.planning import WarehouseLayerPlan
 
 
@@ -43,6 +44,7 @@ class CellRouter(TemperedBranch):
         super().__init__()
         self.num_mixtures, self.num_cells, self.logits = plan.num_mixtures, plan.num_cells, plan.logits
         self.function = ATTENTION_FUNCTIONS[config.attention]
+        self.function_name: Result = config.attention
         layer_norm = config.norm == "layer"
         norm = nn.LayerNorm if layer_norm else BranchBatchNorm
         self.fc1 = nn.Linear(plan.spec.in_channels, plan.hidden, bias=layer_norm, device=device, dtype=dtype)
@@ -131,6 +133,38 @@ class CellRouter(TemperedBranch):
             return attention
         spread = attention.new_zeros(*attention.shape[:2], self.num_cells)
         return spread.scatter(-1, self.columns.expand(attention.shape[0], -1, -1), attention)
+
+    def folds_into_cells(self) -> bool:
+        """Whether mixtures are affine in the hidden units but for a factor, see :mod:`dynaconv.ops.folding`."""
+        return self.function_name == "contrasting" and (self.beta is None or not float(self.temperature))
+
+    @torch.no_grad()
+    def fold(self) -> tuple[BranchWeights, Result]:
+        """The branch for inference: normalisation folded into fc1, the assignment's share multiplied out."""
+        if isinstance(self.norm, nn.LayerNorm):
+            norm, fc1, shift = self.norm, self.fc1.weight.detach(), self.fc1.bias
+        else:
+            norm, (fc1, shift) = None, fold_batch_norm(self.fc1, self.norm)
+        bias = self.fc2.bias if self.basis is None else self.basis_bias
+        assert bias is not None and shift is not None  # one of them always is there
+        basis, start, tau = None, None, float(self.temperature)
+        if self.basis is not None:
+            basis = Basis(self.basis.detach(), self.num_local, self.first_cell)
+        if self.beta is not None and tau:
+            start = tau * self.beta[:, :-1]
+        weights = BranchWeights(
+            fc1=fc1,
+            shift=shift.detach(),
+            fc2=self.fc2.weight.detach(),
+            bias=bias.detach().view(self.num_mixtures, self.logits),
+            norm=norm,
+            basis=basis,
+            start=start,
+            share=1.0 if start is None else 1 - tau,
+            places=self.columns,
+            num_cells=self.num_cells,
+        )
+        return weights, self.function_name
 
     def extra_repr(self) -> str:
         """Sizes."""

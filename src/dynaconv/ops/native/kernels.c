@@ -30,7 +30,7 @@ static int omp_get_thread_num(void) { return 0; }
 
 #define CACHE (512 * 1024) /* bytes of panels that a core can keep to itself */
 #define CHUNKS_PAY 150     /* measured: cells times this against sums a cell */
-#define KERNELS (8 * 1024 * 1024) /* bytes of kernels' gradients that a thread keeps */
+#define KERNELS (10 * 1024 * 1024) /* bytes of kernels' gradients that a thread keeps */
 #define STRETCH 8                  /* tiles of rows whose input stays in the first level of the cache for all taps */
 #define HUGE (2 * 1024 * 1024)
 #define NEAR 9                     /* taps of a depth-wise kernel that stay in registers */
