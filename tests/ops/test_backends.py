@@ -121,7 +121,9 @@ def test_values_and_gradients(name, batch, dtype):
             assert got.shape == want.shape
             scale = want.abs().max().item() if want.numel() else 0.0
             bound = (1e-11 if dtype == torch.float64 else 2e-5) * (scale + 1e-30)
-            torch.testing.assert_close(got.double(), want, rtol=0, atol=bound, msg=lambda text, b=backend: f"{b}: {text}")
+            torch.testing.assert_close(
+                got.double(), want, rtol=0, atol=bound, msg=lambda text, b=backend: f"{b}: {text}"
+            )
 
 
 @settings(max_examples=40, deadline=None)

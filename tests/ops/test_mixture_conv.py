@@ -85,11 +85,10 @@ def test_cost_model_counts_by_the_formula():
     assert outputs_first_madds(x, cells, mixture) == 47 * 128 * 128 * 16 + 9 * 47 * 128 * 16
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_cost_model_mixes_outputs_on_small_maps_only(native):
+def test_cost_model_mixes_outputs_on_small_maps_only():
     mixture, cells = Mixture((9, 1, 1), Geometry((3, 3), (1, 1), (1, 1), (1, 1))), (27, 512, 512, 1, 1)
-    assert cheapest_order((8, 512, 1, 1), cells, mixture, native) == "outputs"
-    assert cheapest_order((8, 512, 14, 14), cells, mixture, native) == "kernels"
+    assert cheapest_order((8, 512, 1, 1), cells, mixture) == "outputs"
+    assert cheapest_order((8, 512, 14, 14), cells, mixture) == "kernels"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dynaconv.config import MethodConfig, check_choice, check_count, check_range
 from dynaconv.nn.base import TemperedBranch
 from dynaconv.nn.experts import ExpertConvNd
 from dynaconv.nn.prepared import Prepared, Watch
-from dynaconv.ops.branch import BranchWeights, branch
+from dynaconv.ops.branch import BranchWeights, prepared_branch
 
 Branch = Literal["paper", "kaijieshi7"]
 
@@ -89,7 +89,6 @@ class KernelAttention(TemperedBranch):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return (z / self.temperature.to(z.dtype)).softmax(dim=-1)
 
-
     @torch.no_grad()
     def fold(self) -> BranchWeights:
         """Weights for inference, the temperature divided out."""
@@ -126,7 +125,8 @@ class _DYConvNd(ExpertConvNd):
     def prepare(self) -> Prepared:
         """Fold the branch's temperature."""
         weights = self.attention.fold()
-        return Prepared(lambda x: branch(x, weights, "logits")[:, 0].softmax(dim=-1), Watch(self.attention), weights)
+        run = prepared_branch(weights, "logits")
+        return Prepared(lambda x: run(x)[:, 0].softmax(dim=-1), Watch(self.attention), weights)
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Attention over kernels (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -20,7 +19,7 @@ from dynaconv.nn.prepared import Prepared, Watch
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse
 from dynaconv.ops import Madds, Mixture, mixture_conv
-from dynaconv.ops.branch import branch
+from dynaconv.ops.branch import prepared_branch
 from dynaconv.ops.folding import fold_cells, folded_bytes, saved_madds
 from dynaconv.ops.mixture_conv import LINEAR
 from dynaconv.planning import LayerSpec, WarehouseLayerPlan, WarehousePlan, make_plan
@@ -126,11 +125,13 @@ class WarehouseLayer(DynamicLayer):
     def prepare(self) -> Prepared:
         """Fold the branch's normalisation and temperature."""
         weights, function = self.attention.fold()
-        watch = Watch(self.attention, *((self.warehouse,) if self._borrowed is None else self._borrowed))
-        return Prepared(partial(branch, weights=weights, result=function), watch, weights)
+        warehouse = self.warehouse if self._borrowed is None else self._borrowed[0]
+        assert warehouse is not None  # a layer owns one or borrows one
+        watch = Watch(self.attention, warehouse)
+        return Prepared(prepared_branch(weights, function), watch, weights)
 
     def saved_by_folding(self) -> tuple[int, int]:
-        """Multiply-adds a sample that folded cells save, and the bytes they take; zeros where they can not or do not."""
+        """Multiply-adds a sample that folded cells save, and the bytes they take; zeros where they save none."""
         cells, hidden = self._conv_cells(), self.attention.fc1.out_features
         saved = saved_madds(hidden, self.mixture, cells) if self.attention.folds_into_cells() else 0
         return (saved, folded_bytes(hidden, self.mixture, cells)) if saved else (0, 0)
@@ -139,9 +140,9 @@ class WarehouseLayer(DynamicLayer):
     def fold(self) -> None:
         """Fold the branch into the cells; the layer is prepared and its branch folds."""
         prepared = self._prepared
-        assert prepared is not None and prepared.weights is not None  # see prepare_inference
+        assert prepared is not None  # see prepare_inference
         terms = fold_cells(prepared.weights, self._conv_cells(), self.mixture)
-        prepared.folded = terms, partial(branch, weights=prepared.weights, result="hidden")
+        prepared.folded = terms, prepared_branch(prepared.weights, "hidden")
 
     def _count(self, batch: int, positions: int, convolution: int) -> Madds:
         """Multiply-adds for a batch: pooling, branch, mixing every kernel, and the convolution with it."""

@@ -23,7 +23,7 @@ from dynaconv.nn.method import MethodConvNd, fill_kaiming
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.nn.prepared import Prepared, Watch
 from dynaconv.ops import Madds, Mixture, empty_cells, mixture_conv, static_conv
-from dynaconv.ops.branch import BranchWeights, branch, fold_batch_norm
+from dynaconv.ops.branch import BranchWeights, fold_batch_norm, prepared_branch
 
 DIMENSIONS = ("spatial", "channel", "filter", "kernel")
 
@@ -122,7 +122,6 @@ class FourAttentions(TemperedBranch):
             attentions[name] = z.softmax(dim=-1) if name == "kernel" else z.sigmoid()
         return attentions
 
-
     @torch.no_grad()
     def fold(self) -> BranchWeights:
         """Weights for inference: normalisation and temperature folded in, all heads in one linear layer."""
@@ -171,7 +170,8 @@ class _ODConvNd(MethodConvNd):
     def prepare(self) -> Prepared:
         """Fold the branch's normalisation and temperature, and join its heads."""
         weights, split = self.attention.fold(), self.attention.split
-        return Prepared(lambda x: split(branch(x, weights, "logits")[:, 0]), Watch(self.attention), weights)
+        run = prepared_branch(weights, "logits")
+        return Prepared(lambda x: split(run(x)[:, 0]), Watch(self.attention), weights)
 
     def attend(self, x: Tensor) -> dict[str, Tensor]:
         """Every attention to an input ``(B, C, *size)``, by name."""

@@ -146,7 +146,8 @@ class CellRouter(TemperedBranch):
         else:
             norm, (fc1, shift) = None, fold_batch_norm(self.fc1, self.norm)
         bias = self.fc2.bias if self.basis is None else self.basis_bias
-        assert bias is not None and shift is not None  # one of them always is there
+        assert bias is not None  # of fc2 without a basis, of the basis with one
+        assert shift is not None  # fc1 has a bias before a LayerNorm
         basis, start, tau = None, None, float(self.temperature)
         if self.basis is not None:
             basis = Basis(self.basis.detach(), self.num_local, self.first_cell)

@@ -22,7 +22,7 @@ BACKENDS = {
 _pinned = "auto"
 
 
-class use_backend:  # noqa: N801 - read as a statement
+class use_backend:
     """Pin the backend of every dynamic layer, at once, and until the end of a ``with`` block if used as one.
 
     A layer that the pinned backend can not do (``"outputs"`` with groups, ``"native"`` on a GPU) is computed by the

@@ -7,6 +7,7 @@ does it; elsewhere PyTorch's operators do. KernelWarehouse: arXiv 2406.07879, se
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,13 +104,26 @@ def fold_batch_norm(fc: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor
         >>> weight.shape, bias.shape
         (torch.Size([2, 3]), torch.Size([2]))
     """
-    assert norm.running_mean is not None and norm.running_var is not None  # a branch always tracks them
+    assert norm.running_mean is not None  # a branch always tracks them
+    assert norm.running_var is not None
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     scale = norm.weight.double() * (variance + norm.eps).rsqrt()
     before = 0 if fc.bias is None else fc.bias.double()
     shift = norm.bias.double() + (before - mean) * scale
     weight = fc.weight.double() * scale.unsqueeze(1)
     return weight.to(fc.weight.dtype), shift.to(fc.weight.dtype)
+
+
+def prepared_branch(weights: BranchWeights, result: Result) -> Callable[[Tensor], Tensor]:
+    """:func:`branch` as a function of its input alone, with everything that it needs laid out.
+
+    Args:
+        weights: of the branch, without gradients.
+        result: what it gives.
+    """
+    if result in NATIVE and native.branch_supports(weights.fc1, weights.fc2):
+        native.describe_branch(weights, result)
+    return functools.partial(branch, weights=weights, result=result)
 
 
 def branch(x: Tensor, weights: BranchWeights, result: Result) -> Tensor:

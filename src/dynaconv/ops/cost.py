@@ -37,7 +37,6 @@ class Madds:
 
 CONV_BACKENDS = ("grouped", "loop", "matmul")
 SMALL_KERNEL = 64 * 64 * 9  # elements up to which one grouped convolution beats a convolution a sample
-OUTPUTS_HEAD_START_NATIVE = 1.0  # the compiled kernels run about as fast as a static convolution
 OUTPUTS_HEAD_START = 2.2  # a multiply-add of a static convolution costs less than one of mixing and moving kernels
 
 
@@ -63,20 +62,16 @@ def outputs_bytes(x: Sequence[int], cells: Sequence[int], mixture: Mixture, item
     return (cells[0] * in_blocks + spatial * out_blocks) * cells[1] * applied_at * item_size
 
 
-def cheapest_order(x: Sequence[int], cells: Sequence[int], mixture: Mixture, native: bool = False) -> str:
-    """``"kernels"`` or ``"outputs"``, whichever should take less time. Grouped layers mix kernels.
+def cheapest_order(x: Sequence[int], cells: Sequence[int], mixture: Mixture) -> str:
+    """``"kernels"`` or ``"outputs"``, whichever should take less time in PyTorch's operators.
 
-    Args:
-        x: shape of the input.
-        cells: shape of the cells.
-        mixture: how they belong together.
-        native: whether the compiled kernels would mix and convolve.
+    Grouped layers mix kernels. The compiled kernels need no such choice: they were faster on every shape measured,
+    down to maps of one position, where mixing takes nine times the multiply-adds (``benchmarks/orders.py``).
     """
     if mixture.geometry.groups != 1 or mixture.own_cells:
         return "kernels"
-    head_start = OUTPUTS_HEAD_START_NATIVE if native else OUTPUTS_HEAD_START
     outputs = outputs_first_madds(x, cells, mixture)
-    return "outputs" if outputs < head_start * kernels_first_madds(x, cells, mixture) else "kernels"
+    return "outputs" if outputs < OUTPUTS_HEAD_START * kernels_first_madds(x, cells, mixture) else "kernels"
 
 
 def cheapest_conv_backend(x: Sequence[int], kernels: Sequence[int], geometry: Geometry) -> str:

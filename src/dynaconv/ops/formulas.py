@@ -33,6 +33,8 @@ def outputs_first(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture)
         x = x[(..., *geometry.taps(size)[0])]
     applied = _apply_cells(x, cells, in_blocks, geometry, whole=spatial == 1)
     sizes = applied.shape[2:]
+    # Outputs come first, as they lie in the cells; mixing wants the cells of every in-block in one dimension.
+    applied = applied.reshape(batch, in_blocks, cell_out, num_cells, math.prod(sizes)).transpose(2, 3)
     weights = attention.reshape(batch, spatial, out_blocks, in_blocks, num_cells)
     weights = weights.reshape(batch, spatial * out_blocks, in_blocks * num_cells)
     mixed = torch.bmm(weights, applied.reshape(batch, in_blocks * num_cells, cell_out * math.prod(sizes)))
@@ -49,8 +51,8 @@ def outputs_first(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture)
 
 
 def _apply_cells(x: Tensor, cells: Tensor, in_blocks: int, geometry: Geometry, *, whole: bool) -> Tensor:
-    """Every cell on every in-block: shape ``(B * in_blocks, n * C_out, *size)``, as one static convolution."""
-    weight = cells.flatten(0, 1)
+    """Every cell on every in-block: shape ``(B * in_blocks, C_out * n, *size)``, as one static convolution."""
+    weight = cells.transpose(0, 1).flatten(0, 1)  # no copy: cells lie so
     blocks = x.reshape(x.shape[0] * in_blocks, weight.shape[1], *x.shape[2:])
     if whole and not geometry.is_pointwise:
         return static_conv(blocks, weight, geometry)

@@ -117,10 +117,11 @@ def _choose(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, asked
             if name not in ("textbook", "triton")
         }
         return fastest(key, ways, torch.cuda.synchronize if x.is_cuda else lambda: None)
-    able = "native" in possible
-    if "outputs" in possible and cheapest_order(tuple(x.shape), tuple(cells.shape), mixture, able) == "outputs":
+    if "native" in possible:
+        return "native"
+    if "outputs" in possible and cheapest_order(tuple(x.shape), tuple(cells.shape), mixture) == "outputs":
         return "outputs"
-    return "native" if able else "kernels"
+    return "kernels"
 
 
 def _possible(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -50,15 +50,28 @@ def branch_supports(x: Tensor, *weights: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
         return False
-    if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or not x.numel():
+    if torch.is_autocast_enabled("cpu") or torch._C._is_tracing() or not x.numel():
         return False
     if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportAttributeAccessIssue]
         return False
     return library() is not None
 
 
-def _describe(weights: BranchWeights, result: str) -> tuple[_Branch, list[Tensor], tuple[int, int]]:
-    """The branch as the kernel wants it, tensors that must live as long, and the shape of a sample's result."""
+_Description = tuple[_Branch, list[Tensor], tuple[int, int]]
+
+
+def describe_branch(weights: BranchWeights, result: str) -> _Description:
+    """The branch as the kernel wants it, tensors that must live as long, and the shape of a sample's result.
+
+    Made at the first call, and kept with the weights.
+    """
+    known: dict[str, _Description] = weights.__dict__.setdefault("_described", {})
+    if result not in known:
+        known[result] = _describe(weights, result)
+    return known[result]
+
+
+def _describe(weights: BranchWeights, result: str) -> _Description:
     norm, basis = weights.norm, weights.basis
     tensors: dict[str, Tensor | None] = {
         "fc1": weights.fc1,
@@ -97,19 +110,13 @@ def _describe(weights: BranchWeights, result: str) -> tuple[_Branch, list[Tensor
 
 def branch(x: Tensor, weights: BranchWeights, result: str) -> Tensor:
     """:func:`dynaconv.ops.branch.branch`, compiled."""
-    known: dict[str, Any] = weights.__dict__.setdefault("_described", {})
-    found = known.get(result)
-    if found is None:
-        found = known[result] = _describe(weights, result)
-    described, _, shape = found
+    described, _, shape = describe_branch(weights, result)
     batch, channels = x.shape[:2]
     pixels = x.numel() // (batch * channels)
     rows = pixels > 1 and x.is_contiguous()  # channel by channel; else channels last
     x = x if rows else x.movedim(1, -1).contiguous()
     out = x.new_empty(batch, *shape)
     call = _function(x.dtype)
-    if call(
-        ctypes.addressof(described), x.data_ptr(), batch, pixels, rows, out.data_ptr(), torch.get_num_threads()
-    ):
+    if call(ctypes.addressof(described), x.data_ptr(), batch, pixels, rows, out.data_ptr(), torch.get_num_threads()):
         raise MemoryError("no memory for the scratch space of an attention branch")
     return out

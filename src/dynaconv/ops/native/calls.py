@@ -41,9 +41,7 @@ def _pointers(*names: str) -> type[ctypes.Structure]:
 
 _Forward = _pointers("x", "attention", "cells", "in_scale", "out_scale", "bias", "bias_stride", "y", "table")
 _Backward = _pointers("gradient", "attention", "cells", "in_scale", "result", "table", "order")
-_Parameters = _pointers(
-    "x", "gradient", "attention", "cells", "in_scale", "attention_result", "cells_result", "table"
-)
+_Parameters = _pointers("x", "gradient", "attention", "cells", "in_scale", "attention_result", "cells_result", "table")
 
 
 class _Walk(NamedTuple):
@@ -80,7 +78,8 @@ def _walk(size: tuple[int, ...], geometry: Geometry) -> _Walk:
     kernels = _kernels()
     kernels.table_size.restype = ctypes.c_long
     forward, back = (
-        torch.empty(kernels.table_size(ctypes.c_long(n), ctypes.c_long(taps)), dtype=torch.int64) for n in (rows, pixels)
+        torch.empty(kernels.table_size(ctypes.c_long(n), ctypes.c_long(taps)), dtype=torch.int64)
+        for n in (rows, pixels)
     )
     order = torch.empty(pixels, dtype=torch.int64)
     kernels.forward_table(ctypes.byref(layer), _at(forward))
@@ -204,7 +203,7 @@ def convolve_backward(
 
 
 def channel_dots(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of ``a * b`` over all positions, shape ``(B, C, *size)`` twice -> ``(B, C)``, without the product in between."""
+    """Sum of ``a * b`` over positions, shape ``(B, C, *size)`` twice -> ``(B, C)``; no product is written out."""
     first, second = _last(a), _last(b)
     result = a.new_empty(a.shape[:2])
     sizes = (ctypes.c_long(n) for n in (a.shape[0], a.shape[2:].numel(), a.shape[1]))

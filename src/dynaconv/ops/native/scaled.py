@@ -6,6 +6,7 @@ of numbers that are there: with z = s x, ds = sum x dz = sum x dx / s; and with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,23 @@ def _formula(
     return y if out_scale is None else y * _spread(out_scale, y)
 
 
+def _by_formula(
+    inputs: list[Tensor | None], needed: Sequence[bool], mixture: Mixture, gradient: Tensor, again: bool
+) -> list[Tensor | None]:
+    """Gradients of the inputs that need one, differentiable ``again`` or not."""
+    with torch.enable_grad():
+        if not again:
+            inputs = [t if t is None else t.detach().requires_grad_(n) for t, n in zip(inputs, needed, strict=True)]
+        x, attention, cells, in_scale, out_scale = inputs
+        assert x is not None
+        assert attention is not None
+        assert cells is not None
+        result = _formula(x, attention, cells, in_scale, out_scale, mixture)
+        wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
+        found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=again))
+    return [next(found) if need else None for need in needed]
+
+
 class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mixture: Mixture, *inputs: Tensor | None) -> Tensor:
@@ -46,14 +64,7 @@ class _Scaled(torch.autograd.Function):
         needed, mixture = ctx.needs_input_grad[1:], ctx.mixture
         lost = any(scale is not None and not scale.detach().all() for scale in (in_scale, out_scale))
         if torch.is_grad_enabled() or lost:  # differentiated once more; or a scale of 0, by which nothing is divided
-            again = torch.is_grad_enabled()
-            with torch.enable_grad():
-                if not again:
-                    inputs = [t if t is None else t.detach().requires_grad_(n) for t, n in zip(inputs, needed, strict=True)]
-                wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-                result = _formula(*inputs, mixture)  # pyright: ignore[reportArgumentType]
-                found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=again))
-            return None, *(next(found) if need else None for need in needed)
+            return None, *_by_formula(inputs, needed, mixture, gradient, again=torch.is_grad_enabled())
         of_in = of_out = None
         if out_scale is not None:
             of_out = channel_dots(gradient, y) / out_scale if needed[4] else None
