@@ -3,8 +3,8 @@
     python benchmarks/folding.py [--threads 2] [--rounds 15]
 
 Each row: a layer and a batch; milliseconds of mixing and convolution over n cells, the same over r + 1 terms, their
-ratio, and whether the rule picks the terms. Contenders run in turn within a round, medians are compared. The constants of
-``dynaconv.ops.folding`` come from here.
+ratio, and whether the rule picks the terms. Contenders run in turn within a round, medians are compared. The constants
+of ``dynaconv.ops.folding`` come from here.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ static int omp_get_thread_num(void) { return 0; }
 #define ROWS 6
 #endif
 
-#define CACHE (512 * 1024) /* bytes of panels that a core can keep to itself */
+#define CACHE (1024 * 1024)         /* bytes of kernels' blocks that a core can keep to itself */
 #define CHUNKS_PAY 150     /* measured: cells times this against sums a cell */
 #define KERNELS (10 * 1024 * 1024) /* bytes of kernels' gradients that a thread keeps */
 #define STRETCH 8                  /* tiles of rows whose input stays in the first level of the cache for all taps */
