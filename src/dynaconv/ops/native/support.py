@@ -13,6 +13,12 @@ MIN_OUTPUTS = 8
 """Outputs a group below which vectors of outputs stay mostly empty."""
 
 
+def watched() -> bool:
+    """Whether somebody records or transforms operators, who would not see what the kernels do."""
+    private = torch._C
+    return private._is_tracing() or private._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def supports(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, training: bool) -> bool:
     """Whether the kernels exist and can do a layer: on the CPU, in one floating type, few groups or depth-wise.
 
@@ -25,7 +31,7 @@ def supports(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, trai
     """
     if any(t.device.type != "cpu" or t.dtype != x.dtype for t in (x, attention, cells)) or x.dtype not in DTYPES:
         return False
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") or watched():
         return False
     groups = mixture.geometry.groups
     if groups != 1 and not mixture.is_depthwise(cells):
