@@ -65,7 +65,7 @@ from dynaconv.nn import (
     set_temperature,
     temperature_at,
 )
-from dynaconv.ops import use_backend
+from dynaconv.ops import native_status, use_backend
 from dynaconv.planning import LayerSpec, Plan
 
 __all__ = [
@@ -124,6 +124,7 @@ __all__ = [
     "inference_report",
     "list_models",
     "load_reference_checkpoint",
+    "native_status",
     "plan",
     "prepare_inference",
     "profile",

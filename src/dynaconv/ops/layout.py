@@ -40,13 +40,15 @@ def in_memory_order(cells: Tensor) -> Tensor:
 
 
 def keeping_layout(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A function for ``nn.Module._apply`` that changes device and dtype of cells, and leaves their layout alone.
+    """A function for ``nn.Module._apply`` that changes device and dtype of cells, and leaves their strides alone.
 
     Cells have a dimension more than a kernel: a memory format that is meant for kernels would fail on them or
     shuffle them, so the function sees them flat.
     """
 
     def apply(cells: Tensor) -> Tensor:
+        if cells.is_contiguous():
+            return fn(cells.flatten()).view(cells.shape)
         stored = cells.permute(memory_order(cells.dim()))
         return fn(stored.flatten()).view(stored.shape).permute(paper_order(cells.dim()))
 

@@ -119,7 +119,7 @@ def _choose(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, asked
         return fastest(key, ways, torch.cuda.synchronize if x.is_cuda else lambda: None)
     if "native" in possible:
         return "native"
-    if "outputs" in possible and cheapest_order(tuple(x.shape), tuple(cells.shape), mixture) == "outputs":
+    if "outputs" in possible and x.numel() and cheapest_order(tuple(x.shape), tuple(cells.shape), mixture) == "outputs":
         return "outputs"
     return "kernels"
 
