@@ -10,7 +10,7 @@ help:
 	@echo "make test    set up, then run all tests"
 	@echo "make check   set up, then format, lint, types and import layers"
 	@echo "make format  rewrite the code in the house format"
-	@echo "make bench   time every order of products and backend against the static convolution"
+	@echo "make bench   time every backend of single layers against the static convolution"
 	@echo "make clean   remove .venv and everything made"
 
 $(STAMP): pyproject.toml

@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     expected = None if values.write and not values.path.is_file() else read_expected(values.path)
     found = measure_figures(lambda text: print(text, file=sys.stderr, flush=True))
     lines = [] if expected is None else differences(expected[0], found, expected[1])
-    print("\n".join(lines) or ("as expected" if expected else "nothing was expected yet"))
+    sys.stdout.write(("\n".join(lines) or ("as expected" if expected else "nothing was expected yet")) + "\n")
     if values.write:
         write_expected(values.path, found)
         return 0

@@ -34,13 +34,3 @@ def fastest(key: Hashable, candidates: Mapping[str, Callable[[], Any]], synchron
                         best[name] = min(best.get(name, float("inf")), time.perf_counter() - began)
         _fastest[key] = min(best, key=best.__getitem__)
     return _fastest[key]
-
-
-def measured_choices() -> dict[Hashable, str]:
-    """What was measured so far in this process: shapes, and the backend that won."""
-    return dict(_fastest)
-
-
-def forget_measured_choices() -> None:
-    """Measure anew from now on."""
-    _fastest.clear()

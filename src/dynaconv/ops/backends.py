@@ -11,7 +11,7 @@ BACKENDS = {
     "auto": "the cost model's choice, by shapes alone",
     "autotune": "measured once for every shape, then remembered in this process",
     "textbook": "make all B kernels, then one grouped convolution over samples, as the papers' codes do",
-    "grouped": "kernels by the cost model's choice of order, one grouped convolution",
+    "grouped": "kernels of a block of samples, then one grouped convolution",
     "loop": "a plain convolution per sample",
     "matmul": "patches times kernels, one batched product",
     "outputs": "apply all cells as one static convolution, then mix the outputs",

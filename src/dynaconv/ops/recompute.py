@@ -6,7 +6,7 @@ gradients are products again: of the attention, grad(kernel) times cells; of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,29 +64,35 @@ class _Recomputed(torch.autograd.Function):
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
         with torch.autocast(**ctx.autocast):
             if torch.is_grad_enabled():  # somebody will differentiate this once more
-                return None, *_differentiate(ctx.computation.formula, inputs, needed, gradient, again=True)
+                return None, *differentiate(ctx.computation.formula, inputs, needed, gradient, again=True)
             if ctx.computation.backward is not None:
                 return None, *ctx.computation.backward(gradient, inputs, needed)
             return None, *_by_blocks(ctx.computation, inputs, needed, gradient)
 
 
-def _differentiate(
-    formula: Callable[[Tensor, Tensor, Tensor], Tensor],
-    inputs: Inputs,
-    needed: tuple[bool, bool, bool],
+def differentiate(
+    formula: Callable[..., Tensor],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
     gradient: Tensor,
     again: bool,
-) -> Gradients:
+) -> tuple[Tensor | None, ...]:
+    """Gradients by a formula, of those inputs that need one.
+
+    Args:
+        formula: in differentiable operators, called with the inputs.
+        inputs: those of an autograd Function; None where it was given none.
+        needed: for every input whether its gradient is wanted.
+        gradient: of the result.
+        again: whether somebody will differentiate the gradients once more.
+    """
     with torch.enable_grad():
         if not again:
-            detached = [tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needed, strict=True)]
-        else:
-            detached = list(inputs)
-        result = formula(*detached)
-        wanted = [tensor for tensor, need in zip(detached, needed, strict=True) if need]
+            inputs = [t if t is None else t.detach().requires_grad_(n) for t, n in zip(inputs, needed, strict=True)]
+        result = formula(*inputs)
+        wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
         found = iter(torch.autograd.grad(result, wanted, gradient.to(result.dtype), create_graph=again))
-    x, attention, cells = (next(found) if need else None for need in needed)
-    return x, attention, cells
+    return tuple(next(found) if need else None for need in needed)
 
 
 def _by_blocks(
@@ -96,7 +102,7 @@ def _by_blocks(
     of_x, of_attention, of_cells = [], [], None
     for part in computation.blocks(x.shape[0]):
         some = (x[part], attention[part], cells)
-        a, b, c = _differentiate(computation.formula, some, needed, gradient[part], again=False)
+        a, b, c = differentiate(computation.formula, some, needed, gradient[part], again=False)
         of_x.append(a)
         of_attention.append(b)
         of_cells = c if of_cells is None or c is None else of_cells.add_(c)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.native.calls import depthwise, depthwise_backward
 from dynaconv.ops.per_sample_conv import per_sample_conv
+from dynaconv.ops.recompute import differentiate
+
+
+def _formula(geometry: Geometry, x: Tensor, kernels: Tensor) -> Tensor:
+    return per_sample_conv(x, kernels.unsqueeze(2), geometry, "grouped")
 
 
 class _Depthwise(torch.autograd.Function):
@@ -23,10 +29,7 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x, kernels), needed, geometry = ctx.saved_tensors, ctx.needs_input_grad[:2], ctx.geometry
         if torch.is_grad_enabled():  # somebody will differentiate this once more
-            wanted = [t for t, need in zip((x, kernels), needed, strict=True) if need]
-            y = per_sample_conv(x, kernels.unsqueeze(2), geometry, "grouped")
-            found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
-            return *(next(found) if need else None for need in needed), None
+            return *differentiate(partial(_formula, geometry), (x, kernels), needed, gradient, again=True), None
         stored = kernels.flatten(2).transpose(1, 2)
         of_x, of_kernels = depthwise_backward(gradient, x, stored, geometry, needed)
         if of_kernels is not None:

@@ -6,7 +6,7 @@ of numbers that are there: with z = s x, ds = sum x dz = sum x dx / s; and with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from dynaconv.ops.formulas import kernels_first
 from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.native.calls import channel_dots, convolve, convolve_backward
+from dynaconv.ops.recompute import differentiate
 
 
 def _spread(scale: Tensor, x: Tensor) -> Tensor:
@@ -26,23 +27,6 @@ def _formula(
 ) -> Tensor:
     y = kernels_first(x if in_scale is None else x * _spread(in_scale, x), attention, cells, mixture, "auto")
     return y if out_scale is None else y * _spread(out_scale, y)
-
-
-def _by_formula(
-    inputs: list[Tensor | None], needed: Sequence[bool], mixture: Mixture, gradient: Tensor, again: bool
-) -> list[Tensor | None]:
-    """Gradients of the inputs that need one, differentiable ``again`` or not."""
-    with torch.enable_grad():
-        if not again:
-            inputs = [t if t is None else t.detach().requires_grad_(n) for t, n in zip(inputs, needed, strict=True)]
-        x, attention, cells, in_scale, out_scale = inputs
-        assert x is not None
-        assert attention is not None
-        assert cells is not None
-        result = _formula(x, attention, cells, in_scale, out_scale, mixture)
-        wanted = [t for t, need in zip(inputs, needed, strict=True) if need and t is not None]
-        found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=again))
-    return [next(found) if need else None for need in needed]
 
 
 class _Scaled(torch.autograd.Function):
@@ -64,7 +48,8 @@ class _Scaled(torch.autograd.Function):
         needed, mixture = ctx.needs_input_grad[1:], ctx.mixture
         lost = any(scale is not None and not scale.detach().all() for scale in (in_scale, out_scale))
         if torch.is_grad_enabled() or lost:  # differentiated once more; or a scale of 0, by which nothing is divided
-            return None, *_by_formula(inputs, needed, mixture, gradient, again=torch.is_grad_enabled())
+            formula = partial(_formula, mixture=mixture)
+            return None, *differentiate(formula, inputs, needed, gradient, again=torch.is_grad_enabled())
         of_in = of_out = None
         if out_scale is not None:
             of_out = channel_dots(gradient, y) / out_scale if needed[4] else None
