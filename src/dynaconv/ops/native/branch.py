@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dynaconv.ops.attention import EPSILON
 from dynaconv.ops.native.build import library
+from dynaconv.ops.native.support import watched
 
 if TYPE_CHECKING:
     from dynaconv.ops.branch import BranchWeights
@@ -50,9 +51,7 @@ def branch_supports(x: Tensor, *weights: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
         return False
-    if torch.is_autocast_enabled("cpu") or torch._C._is_tracing() or not x.numel():
-        return False
-    if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportAttributeAccessIssue]
+    if torch.is_autocast_enabled("cpu") or watched() or not x.numel():
         return False
     return library() is not None
 
