@@ -76,6 +76,7 @@ def build_chain(spec: dict[str, Any]) -> nn.Module:
         sharing=sharing,
         reduction=manager["reduction"],
         nonlocal_basis_ratio=manager.get("nonlocal_basis_ratio", 1.0),
+        normaliser="paper",
         norm={"batchnorm": "batch", "layernorm": "layer"}[spec["norm"]],
     )
     return dynaconv.convert(Chain(layers), config, where="*").double().eval()

@@ -18,6 +18,7 @@ SharingRange = Literal["model", "stage", "block", "layer", "none"]
 Partition = Literal["full", "channel", "none"]
 Assignment = Literal["one-to-one", "all", "several", "pairs", "none"]
 AttentionFunction = Literal["contrasting", "softmax", "sigmoid", "nonnegative"]
+Normaliser = Literal["unit", "paper"]
 BranchNorm = Literal["batch", "layer"]
 
 OVERRIDABLE = ("budget", "cell_scale", "partition", "reduction", "nonlocal_basis_ratio", "assignment")
@@ -141,6 +142,10 @@ class KernelWarehouseConfig(MethodConfig):
             ``"none"`` (no start: temperature has no effect).
         attention: function from logits to attention: ``"contrasting"`` is z / (sum abs z + eps), the paper's; the
             others are those of its ablation.
+        normaliser: what the sum of absolute logits z is followed by, eps = 1e-3 in both: ``"unit"`` multiplies by
+            (1 + eps), so that logits whose absolute values sum to one are the attention, and a network made from
+            trained kernels is exact at every temperature; ``"paper"`` is the authors' code, whose kernels are 0.1 %
+            smaller there (every layer's). Eq. 4 of the paper has no eps: its gradient has no bound.
         reduction: hidden width of the attention branch relative to its input channels.
         min_hidden: smallest hidden width of the branch.
         norm: normalisation in the branch: ``"batch"`` (default) or ``"layer"`` (ConvNeXt).
@@ -166,6 +171,7 @@ class KernelWarehouseConfig(MethodConfig):
     stage_splits: Mapping[int, int] = field(default_factory=dict)
     assignment: Assignment = "one-to-one"
     attention: AttentionFunction = "contrasting"
+    normaliser: Normaliser = "unit"
     reduction: float = 1 / 16
     min_hidden: int = 16
     norm: BranchNorm = "batch"
@@ -192,6 +198,7 @@ class KernelWarehouseConfig(MethodConfig):
             raise DynaconvError(f"stage_splits={dict(self.stage_splits)}; expected whole numbers of at least 1")
         check_choice("assignment", self.assignment, get_args(Assignment))
         check_choice("attention", self.attention, get_args(AttentionFunction))
+        check_choice("normaliser", self.normaliser, get_args(Normaliser))
         check_range("reduction", self.reduction, 0, 1)
         check_range("min_hidden", self.min_hidden, 0, 65536, " channels")
         if not isinstance(self.min_hidden, int):

@@ -170,7 +170,7 @@ def test_no_safetensors(saved, content):
     [
         ("{", "is damaged"),
         ("[]", "format 'list'"),
-        ('{"format": 99}', "has format 99; this version of dynaconv reads format 1"),
+        ('{"format": 99}', "has format 99; this version of dynaconv reads 1 to 2"),
         ('{"format": 1, "id": "x"}', "does not say which model"),
     ],
 )
@@ -178,6 +178,25 @@ def test_bad_description(saved, text, message):
     (saved[0] / "net.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
         read_recipe(saved[0] / "net")
+
+
+def test_a_save_before_the_normaliser_keeps_its_function(saved):
+    """Format 1 knew the authors' normaliser alone and did not name it."""
+    folder, model = saved
+    description = json.loads((folder / "net.json").read_text())
+    (folder / "net.json").write_text(json.dumps(description | {"format": 1}))
+    old, recipe = load_checkpoint(folder / "net")
+    assert recipe["model"]["config"]["normaliser"] == "paper"
+    new = load_checkpoint_as(folder, description)
+    x = torch.randn(2, 1, 32, 32)
+    assert not torch.equal(old(x), new(x))
+    torch.testing.assert_close(new(x), model.eval()(x))
+    assert all(layer.config.normaliser == "paper" for layer in dynaconv.dynamic_layers(old))
+
+
+def load_checkpoint_as(folder, description) -> nn.Module:
+    (folder / "net.json").write_text(json.dumps(description))
+    return load_checkpoint(folder / "net")[0]
 
 
 def test_recipe_is_checked(tmp_path):

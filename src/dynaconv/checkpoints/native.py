@@ -23,8 +23,8 @@ from dynaconv.convert import config_from_dict
 from dynaconv.errors import CheckpointError
 from dynaconv.nn import check_linked
 
-FORMAT = 1
-"""Version of the layout of the JSON file."""
+FORMAT = 2
+"""Version of the layout of the JSON file. Before 2, KernelWarehouse had the authors' normaliser alone."""
 
 
 def save_checkpoint(
@@ -112,11 +112,14 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         recipe = json.loads(description.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{description} is damaged: {error}") from error
-    if not isinstance(recipe, dict) or recipe.get("format") != FORMAT:
+    if not isinstance(recipe, dict) or recipe.get("format") not in range(1, FORMAT + 1):
         found = recipe.get("format") if isinstance(recipe, dict) else type(recipe).__name__
-        raise CheckpointError(f"{description} has format {found!r}; this version of dynaconv reads format {FORMAT}")
+        raise CheckpointError(f"{description} has format {found!r}; this version of dynaconv reads 1 to {FORMAT}")
     if not isinstance(recipe.get("model"), dict) or "name" not in recipe["model"]:
         raise CheckpointError(f"{description} does not say which model it is; expected a mapping 'model' with a 'name'")
+    config = recipe["model"].get("config")
+    if recipe["format"] == 1 and config and config.get("method", "kernel_warehouse") == "kernel_warehouse":
+        recipe["model"]["config"] = {"normaliser": "paper", **config}
     return recipe
 
 

@@ -5,6 +5,8 @@ Parameters were counted by building the authors' networks. Accuracies are the pa
 
 from __future__ import annotations
 
+from functools import partial
+
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.models.preset import PaperResult, Preset
 
@@ -17,13 +19,16 @@ WITH_STEM = ("*", "!classifier")
 CONVNEXT_WHERE = ("*", "!head.fc")
 DEIT_KINDS = {"blocks.*.attn.qkv": "qkv", "blocks.*.mlp.fc1": "fc1", "blocks.*.mlp.fc2": "fc2"}
 
+published = partial(KernelWarehouseConfig, normaliser="paper")
+"""The authors' code, where the library's defaults differ from it."""
+
 
 def _reported(recipe: str, top1: float, top5: float | None, millions: float, source: str = README) -> PaperResult:
     return PaperResult(recipe=recipe, top1=top1, top5=top5, params_millions=millions, source=source)
 
 
 def _resnet18(name: str, budget: float, params: int, *results: PaperResult, note: str = "") -> Preset:
-    config = KernelWarehouseConfig(budget=budget, cell_scale=0.5 if budget < 1 else 1)
+    config = published(budget=budget, cell_scale=0.5 if budget < 1 else 1)
     return Preset(name=name, backbone="resnet18", config=config, params=params, results=results, note=note)
 
 
@@ -62,7 +67,7 @@ def _deit(name: str, budget: float, params: int, *results: PaperResult) -> Prese
     return Preset(
         name=name,
         backbone="deit_tiny_patch16_224",
-        config=KernelWarehouseConfig(budget=budget, cell_scale=0.5, sharing=DEIT_KINDS),
+        config=published(budget=budget, cell_scale=0.5, sharing=DEIT_KINDS),
         where=tuple(DEIT_KINDS),
         params=params,
         results=results,
@@ -73,10 +78,10 @@ def _deit(name: str, budget: float, params: int, *results: PaperResult) -> Prese
     )
 
 
-MOBILENET_1X = KernelWarehouseConfig(branch_limit=10)
-MOBILENET_4X = KernelWarehouseConfig(budget=4, split_pointwise=True, branch_limit=10)
+MOBILENET_1X = published(branch_limit=10)
+MOBILENET_4X = published(budget=4, split_pointwise=True, branch_limit=10)
 # Depth-wise layers keep b = 1; point-wise layers of the last stage and the classifier (cells of 1000 x 32) get 1/2.
-MOBILENET_1D2X = KernelWarehouseConfig(
+MOBILENET_1D2X = published(
     split_pointwise=True,
     branch_limit=10,
     reduction=1 / 32,
@@ -115,14 +120,14 @@ PRESETS: tuple[Preset, ...] = (
     ),
     _resnet50(
         "kw1d2x_resnet50",
-        KernelWarehouseConfig(budget=0.5, cell_scale=0.5, nonlocal_basis_ratio=1 / 16),
+        published(budget=0.5, cell_scale=0.5, nonlocal_basis_ratio=1 / 16),
         17_638_264,
         _reported(ADVANCED, 79.30, 94.71, 17.64),
     ),
-    _resnet50("kw1x_resnet50", KernelWarehouseConfig(), 28_052_310, _reported(ADVANCED, 80.38, 95.19, 28.05)),
+    _resnet50("kw1x_resnet50", published(), 28_052_310, _reported(ADVANCED, 80.38, 95.19, 28.05)),
     _resnet50(
         "kw4x_resnet50",
-        KernelWarehouseConfig(budget=4),
+        published(budget=4),
         102_015_144,
         _reported(ADVANCED, 81.05, 95.21, 102.02),
     ),
@@ -134,21 +139,21 @@ PRESETS: tuple[Preset, ...] = (
     _mobilenet("kw4x_mobilenetv2_050", "050", MOBILENET_4X, 4_648_587, _reported(MOBILE, 70.26, 89.19, 4.65)),
     _convnext(
         "kw1x_convnext_tiny",
-        KernelWarehouseConfig(norm="layer"),
+        published(norm="layer"),
         39_370_674,
         _reported(ADVANCED, 82.51, 96.07, 39.37),
         note="As in the public code, which does not split the third stage.",
     ),
     _convnext(
         "kw1x_convnext_tiny_split",
-        KernelWarehouseConfig(norm="layer", stage_splits=SPLIT),
+        published(norm="layer", stage_splits=SPLIT),
         35_918_508,
         PaperResult(recipe=ADVANCED, top1=82.55, source="arXiv 2406.07879, ICML 2024 text"),
         note="The ICML text's rule, third stage split in three; its own parameter count is not known for certain.",
     ),
     _convnext(
         "kw3d4x_convnext_tiny",
-        KernelWarehouseConfig(
+        published(
             norm="layer",
             stage_splits=SPLIT,
             overrides={"stage[23]*_linear": {"budget": 0.5, "cell_scale": 0.5}},

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.nn.base import TemperedBranch
 from dynaconv.nn.norm import BranchBatchNorm
-from dynaconv.ops.attention import ATTENTION_FUNCTIONS, blend_with_assignment
+from dynaconv.ops.attention import ATTENTION_FUNCTIONS, UNIT_GAIN, blend_with_assignment
 from dynaconv.ops.branch import Basis, BranchWeights, Result, fold_batch_norm
 from dynaconv.planning import WarehouseLayerPlan
 
@@ -45,6 +45,8 @@ class CellRouter(TemperedBranch):
         self.num_mixtures, self.num_cells, self.logits = plan.num_mixtures, plan.num_cells, plan.logits
         self.function = ATTENTION_FUNCTIONS[config.attention]
         self.function_name: Result = config.attention
+        scaled = config.normaliser == "unit" and config.attention in ("contrasting", "nonnegative")
+        self.gain = UNIT_GAIN if scaled else 1.0
         layer_norm = config.norm == "layer"
         norm = nn.LayerNorm if layer_norm else BranchBatchNorm
         self.fc1 = nn.Linear(plan.spec.in_channels, plan.hidden, bias=layer_norm, device=device, dtype=dtype)
@@ -124,7 +126,7 @@ class CellRouter(TemperedBranch):
     def forward(self, pooled: Tensor) -> Tensor:
         """Attention of every mixture over all cells, shape ``(B, C)`` -> ``(B, m, n)``, at least float32."""
         z = self.compute_logits(pooled)
-        normalised = self.function(z.to(torch.promote_types(z.dtype, torch.float32)))
+        normalised = self.function(z.to(torch.promote_types(z.dtype, torch.float32))) * self.gain
         if self.beta is None:
             attention = normalised[..., :-1]
         else:
@@ -161,7 +163,7 @@ class CellRouter(TemperedBranch):
             norm=norm,
             basis=basis,
             start=start,
-            share=1.0 if start is None else 1 - tau,
+            share=self.gain if start is None else self.gain * (1 - tau),
             places=self.columns,
             num_cells=self.num_cells,
         )

@@ -1,8 +1,11 @@
 """From logits to attention: the contrasting-driven function and those of its ablation.
 
 KernelWarehouse, arXiv 2406.07879, eq. 4: alpha = tau * beta + (1 - tau) * z / sum(abs(z)).
-As in the authors' code the sum runs over n + 1 logits (the last is the zero cell's), 1e-3 is added to it, and the
-zero cell's column is dropped at the end.
+As in the authors' code the sum runs over n + 1 logits (the last is the zero cell's), 1e-3 is added to it, so that
+gradients stay bounded where all logits vanish, and the zero cell's column is dropped at the end.
+
+That 1e-3 makes attention whose absolute logits sum to one 0.1 % smaller than the logits. ``UNIT_GAIN`` makes up for it:
+z (1 + 1e-3) / (sum(abs(z)) + 1e-3) is z itself there, and as well behaved elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-3
+UNIT_GAIN = 1 + EPSILON
 
 
 def contrasting(logits: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class BranchWeights:
         norm: a LayerNorm over the hidden units.
         basis: of cells of other layers.
         start: what is added to the attention, tau * beta, shape ``(m, logits - 1)``.
-        share: what the attention is multiplied by, 1 - tau.
+        share: what the attention is multiplied by: 1 - tau, and the normaliser's gain.
         places: cells of every mixture, shape ``(m, logits - 1)``, where each has its own.
         num_cells: n, where each has its own.
     """
@@ -136,7 +136,8 @@ def branch(x: Tensor, weights: BranchWeights, result: Result) -> Tensor:
 
     Returns:
         Logits: ``(B, m, logits)``. Attention: ``(B, m, n)``. Hidden: weights of the terms of a folded mixture,
-        ``(h, 1) / (sum abs z + eps)``, shape ``(B, m, r + 1)``, see :mod:`dynaconv.ops.folding`. At least float32.
+        ``share (h, 1) / (sum abs z + eps)``, shape ``(B, m, r + 1)``, see :mod:`dynaconv.ops.folding`. At least
+        float32.
     """
     if result in NATIVE and native.branch_supports(x, weights.fc1, weights.fc2):
         return native.branch(x, weights, result)
@@ -154,10 +155,10 @@ def branch_formula(x: Tensor, weights: BranchWeights, result: Result) -> Tensor:
         return z
     if result == "hidden":
         terms = torch.cat([h, h.new_ones(h.shape[0], 1)], dim=1).to(z.dtype)
-        return terms.unsqueeze(1) / (z.abs().sum(dim=-1, keepdim=True) + EPSILON)
-    attention = ATTENTION_FUNCTIONS[result](z)[..., :-1]
+        return weights.share * terms.unsqueeze(1) / (z.abs().sum(dim=-1, keepdim=True) + EPSILON)
+    attention = weights.share * ATTENTION_FUNCTIONS[result](z)[..., :-1]
     if weights.start is not None:
-        attention = weights.start.to(z.dtype) + weights.share * attention
+        attention = weights.start.to(z.dtype) + attention
     if weights.places is None:
         return attention
     spread = attention.new_zeros(*attention.shape[:2], weights.num_cells)
