@@ -11,7 +11,7 @@ from dynaconv._version import __version__
 from dynaconv.analysis import profile
 from dynaconv.checkpoints import load_reference_checkpoint
 from dynaconv.config import KernelWarehouseConfig, MethodConfig
-from dynaconv.convert import config_from_dict, convert, plan
+from dynaconv.convert import Pretrained, WarmStartReport, config_from_dict, convert, plan, warm_start_report
 from dynaconv.errors import DynaconvError, PlanWarning
 from dynaconv.models import create_model, list_models
 from dynaconv.nn import (
@@ -110,7 +110,9 @@ __all__ = [
     "ODConvConfig",
     "Plan",
     "PlanWarning",
+    "Pretrained",
     "SEConfig",
+    "WarmStartReport",
     "WeightNetConfig",
     "WeightNetConv1d",
     "WeightNetConv2d",
@@ -134,4 +136,5 @@ __all__ = [
     "set_temperature",
     "temperature_at",
     "use_backend",
+    "warm_start_report",
 ]

@@ -51,7 +51,7 @@ def test_a_gate_behind_every_block(name, config):
     blocks, norms = NETWORKS[name]
     model = make(name).double()
     before = copy.deepcopy(model)
-    dynaconv.convert(model, config)
+    dynaconv.convert(model, config, init="scratch")
     assert len(gates(model)) == blocks
     assert not [place for place in gates(model) if "downsample" in place]
     for norm in norms:
@@ -74,7 +74,7 @@ def test_every_old_entry_is_still_there(name, config):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     old = sum(p.numel() for p in model.parameters())
     plan = dynaconv.plan(model, config)
-    dynaconv.convert(model, plan)
+    dynaconv.convert(model, plan, init="scratch")
     after = model.state_dict()
     found = {re.sub(r"\.body(?=\.)", "", key): value for key, value in after.items() if ".gate." not in key}
     assert found.keys() == before.keys()
@@ -104,12 +104,12 @@ def test_every_old_entry_is_still_there(name, config):
 def test_parameters_of_the_papers(name, config, expected):
     model = timm.create_model(name)
     plan = dynaconv.plan(model, config)
-    assert sum(p.numel() for p in dynaconv.convert(model, plan).parameters()) == expected == plan.parameters_after
+    assert sum(p.numel() for p in dynaconv.convert(model, plan, init="scratch").parameters()) == expected == plan.parameters_after
 
 
 @every_gate
 def test_training(config):
-    model = dynaconv.convert(make("timm resnet18"), config).train()
+    model = dynaconv.convert(make("timm resnet18"), config, init="scratch").train()
     assert all(gate.training for gate in gates(model).values())
     model(torch.randn(2, 3, 64, 64)).square().sum().backward()
     for name, gate in gates(model).items():

@@ -9,6 +9,7 @@ from torch import nn
 
 from dynaconv.convert.registry import method_of
 from dynaconv.convert.select import Selection, Where, find_candidates, named_directly, select_layers
+from dynaconv.convert.warm_start import Init, Pretrained, begin, resolve_init
 from dynaconv.errors import DynaconvError, NothingSelectedError, PlanError, PlanWarning
 from dynaconv.planning import Plan
 
@@ -88,17 +89,24 @@ def _check_same_layers(model: nn.Module, planned: Plan) -> None:
         )
 
 
-def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Module:
+def convert(model: nn.Module, config: Any, where: Where | None = None, init: Init | Pretrained = "auto") -> nn.Module:
     """Make a network dynamic, in place.
 
-    New kernels are initialised as in the paper, whatever the static ones held; biases, all other layers, device,
-    dtype and training mode stay. Make the optimiser afterwards: parameters are new. The shared cells belong to the
-    network's new member ``warehouses``; in an ``nn.Sequential`` that is a last module which hands its input through.
+    From trained kernels the converted network computes the same function as before, at every temperature, and goes on
+    from there; :func:`dynaconv.warm_start_report` says what was lost where not all can be held (KernelWarehouse with
+    b < 1: cells and attention are the best approximation, and no assignment is left for temperature to blend with).
+    Biases, all other layers, device, dtype and training mode stay. Make the optimiser afterwards: parameters are new.
+    The shared cells belong to the network's new member ``warehouses``; in an ``nn.Sequential`` that is a last module
+    which hands its input through.
 
     Args:
         model: the network; it is changed.
         config: a method's config, or a plan made for this network.
         where: which layers, see :func:`plan`; only together with a config.
+        init: ``"pretrained"`` starts from the network's kernels, ``"scratch"`` as the method does by itself;
+            ``"auto"`` is the former if the network holds trained weights
+            (:func:`~dynaconv.convert.holds_trained_weights`: a normalisation has learned), else the latter.
+            :class:`dynaconv.Pretrained` has options.
 
     Returns:
         The same network (or, if it was a single layer, that layer's replacement).
@@ -106,6 +114,7 @@ def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Mod
     Raises:
         NothingSelectedError: if no layer is selected.
         PlanError: if the request can not be met, or the plan belongs to another network.
+        DynaconvError: if ``init`` is not known, or there is nothing to start from.
     """
     if isinstance(config, Plan):
         if where is not None:
@@ -114,4 +123,6 @@ def convert(model: nn.Module, config: Any, where: Where | None = None) -> nn.Mod
         _check_same_layers(model, planned)
     else:
         planned = _warned(draft_plan(model, config, where))
-    return method_of(planned.config).apply(model, planned)
+    options = resolve_init(init, model)
+    start = None if options is None else begin(options, model, [layer.name for layer in planned.layers])
+    return method_of(planned.config).apply(model, planned, start)

@@ -6,15 +6,19 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dynaconv.convert.replace import find_layer, replace_module
 from dynaconv.convert.select import Candidates, Selection
+from dynaconv.convert.warm_start import WarmStart
 from dynaconv.errors import PlanError
-from dynaconv.nn import Gate, Gated
+from dynaconv.nn import Gate, Gated, LayerStart
 from dynaconv.planning import LayerPlan, LayerSpec, Plan, read_structure
 
 SHORTCUT_PART = re.compile(r"down_?sample|short_?cut|skip|proj_?skip|identity", re.IGNORECASE)
+SCALES = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.PReLU)
+"""Activations that commute with a positive factor."""
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -74,21 +78,58 @@ class GateMethod:
     def _make(self, spec: LayerSpec, config: Any, **options: Any) -> Gate:
         return self.gate(spec.out_channels, len(spec.kernel_size), config=config, **options)
 
-    def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """Put a gate behind every planned convolution, after the normalisation that follows it, if one does."""
-        for layer in plan.layers:
-            convolution = find_layer(model, layer.spec)
-            weight = convolution.get_parameter("weight")
-            gate = self._make(layer.spec, plan.config, device=weight.device, dtype=weight.dtype)
-            place = _norm_after(model, layer.name, layer.spec.out_channels) or layer.name
+    def apply(self, model: nn.Module, plan: Plan, start: WarmStart | None = None) -> nn.Module:
+        """Put a gate behind every planned convolution, after the normalisation that follows it, if one does.
+
+        From trained weights a gate scales every input alike at first, and what it stands behind makes up for it.
+        """
+        places = {}
+        for layer in plan.layers:  # all or none
+            find_layer(model, layer.spec)
+            places[layer.name] = place = _norm_after(model, layer.name, layer.spec.out_channels) or layer.name
             body = model.get_submodule(place)
             if isinstance(body, Gated):
                 raise PlanError(f"'{layer.name}' has a {type(body.gate).__name__} gate behind it already")
+            if start is not None:
+                _check_scalable(body, place)
+        for layer in plan.layers:
+            weight, place = model.get_submodule(layer.name).get_parameter("weight"), places[layer.name]
+            gate = self._make(layer.spec, plan.config, device=weight.device, dtype=weight.dtype)
+            body = model.get_submodule(place)
+            if start is not None:
+                gate.start = LayerStart(0.0, float(weight.detach().double().square().sum()))
+                _scale(body, 1 / gate.rest())
             gated = Gated(body, gate.train(body.training)).train(body.training)
             if place == "":
                 return gated
             replace_module(model, place, gated)
         return model
+
+
+def _check_scalable(body: nn.Module, name: str) -> None:
+    """Check that a convolution or normalisation can make up for a gate that scales everything.
+
+    Raises:
+        PlanError: if it has no scale of its own, or an activation in it that scaling would go through.
+    """
+    activation = getattr(body, "act", None)
+    if not isinstance(getattr(body, "weight", None), Tensor):
+        raise PlanError(
+            f"'{name}' ({type(body).__name__}) has no scale to make up for a gate at one half; use init='scratch'"
+        )
+    if activation is not None and not isinstance(activation, SCALES):
+        raise PlanError(
+            f"'{name}' ends with {type(activation).__name__}, which a gate at one half can not be made up for before; "
+            "gate another layer (where=), or use init='scratch'"
+        )
+
+
+@torch.no_grad()
+def _scale(body: nn.Module, factor: float) -> None:
+    """Scale what a convolution or normalisation gives."""
+    for values in (body.weight, body.bias):
+        if isinstance(values, Tensor):
+            values.mul_(factor)
 
 
 def _end(layers: Sequence[LayerSpec]) -> LayerSpec:

@@ -9,12 +9,14 @@ from torch import nn
 
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.convert.build import build_layer, pick
+from dynaconv.convert.fill_warehouse import fill_warehouse
 from dynaconv.convert.replace import find_layer, replace_module
 from dynaconv.convert.select import Candidates, Selection
+from dynaconv.convert.warm_start import WarmStart
 from dynaconv.errors import PlanError
 from dynaconv.nn import KWConv1d, KWConv2d, KWConv3d, KWLinear, Warehouse, Warehouses
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
-from dynaconv.planning import KernelWarehousePlan, LayerSpec, make_plan
+from dynaconv.planning import KernelWarehousePlan, LayerSpec, make_plan, without_empty_mixtures
 
 LAYERS = (KWLinear, KWConv1d, KWConv2d, KWConv3d)
 
@@ -56,7 +58,7 @@ class KernelWarehouseMethod:
         rest = {**selection.rest, "refused": dict(selection.rest["refused"])}
         return make_plan(selection.layers, config, trunk=selection.trunk, **rest)
 
-    def apply(self, model: nn.Module, plan: KernelWarehousePlan) -> nn.Module:
+    def apply(self, model: nn.Module, plan: KernelWarehousePlan, start: WarmStart | None = None) -> nn.Module:
         """Replace every planned layer and register the warehouses as ``model.warehouses``."""
         _check_root(model)
         if hasattr(model, "warehouses"):
@@ -65,6 +67,8 @@ class KernelWarehouseMethod:
                 "with all layers in one plan"
             )
         sources = {layer.name: find_layer(model, layer.spec) for layer in plan.layers}
+        if start is not None:
+            plan = without_empty_mixtures(plan)
         planned = {layer.name: layer for layer in plan.layers}
         built, warehouses = {}, {}
         for house in plan.warehouses:
@@ -78,6 +82,9 @@ class KernelWarehouseMethod:
                 built[layer.name] = build_layer(
                     source, kind, layer.name, config=house.config, plan=layer, warehouse=owner
                 )
+            if start is not None:
+                layers = {name: cast(WarehouseLayer, built[name]) for name in house.layers}
+                fill_warehouse(warehouses[house.name], house, layers, sources, start)
         if "" in built:
             return cast(WarehouseLayer, built[""]).adopt_warehouse()
         for name in sources:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from dynaconv.convert.build import LayerType, build_layer, pick
 from dynaconv.convert.replace import find_layer, replace_module
 from dynaconv.convert.select import Candidates, Selection
-from dynaconv.nn import SharesBlockBranch
+from dynaconv.convert.warm_start import WarmStart
+from dynaconv.nn import LayerStart, MethodConvNd, MethodLinear, SharesBlockBranch
 from dynaconv.planning import LayerPlan, LayerSpec, Plan, read_structure
 
 
@@ -58,11 +59,14 @@ class LayerMethod:
         assert kind is not None  # refused before
         return build_layer(source, kind, spec.name, config=config)
 
-    def apply(self, model: nn.Module, plan: Plan) -> nn.Module:
+    def apply(self, model: nn.Module, plan: Plan, start: WarmStart | None = None) -> nn.Module:
         """Replace every planned layer, and let those of a block share its first layer's branch."""
         sources = {layer.name: find_layer(model, layer.spec) for layer in plan.layers}
         built = {layer.name: self._build(sources[layer.name], layer.spec, plan.config) for layer in plan.layers}
         _share(built, {layer.name: layer.branch_of for layer in plan.layers if layer.branch_of is not None})
+        if start is not None:
+            for name, layer in built.items():
+                _adopt(cast(MethodConvNd | MethodLinear, layer), sources[name], start)
         if "" in built:
             return built[""]
         for name, layer in built.items():
@@ -90,6 +94,13 @@ def _share(layers: Mapping[str, nn.Module], first: Mapping[str, str]) -> None:
         layer, owner = layers[name], layers[leader]
         if isinstance(layer, SharesBlockBranch) and isinstance(owner, SharesBlockBranch):
             layer.follow(owner)
+
+
+def _adopt(layer: MethodConvNd | MethodLinear, source: nn.Module, start: WarmStart) -> None:
+    kernel = source.get_parameter("weight").detach()
+    error = layer.adopt(kernel, None if source.bias is None else source.bias.detach(), start.noise)  # pyright: ignore
+    norm = float(kernel.double().square().sum())
+    layer.start = LayerStart(error**2 * norm, norm)
 
 
 def _plan_layer(spec: LayerSpec, layer: nn.Module, first: str | None) -> LayerPlan:

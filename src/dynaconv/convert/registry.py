@@ -13,6 +13,7 @@ from torch import nn
 
 from dynaconv.config import MethodConfig
 from dynaconv.convert.select import Candidates, Selection
+from dynaconv.convert.warm_start import WarmStart
 from dynaconv.errors import DynaconvError
 from dynaconv.planning import LayerSpec, Plan
 
@@ -38,8 +39,8 @@ class Method(Protocol):
         """Plan the selected layers."""
         ...
 
-    def apply(self, model: nn.Module, plan: Any) -> nn.Module:
-        """Replace the planned layers; returns the network."""
+    def apply(self, model: nn.Module, plan: Any, start: WarmStart | None = None) -> nn.Module:
+        """Replace the planned layers, from their trained kernels or afresh (None); returns the network."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.config import KernelWarehouseConfig, MethodConfig
-from dynaconv.convert import Where, convert, draft_plan, find_candidates
+from dynaconv.convert import Init, Pretrained, Where, convert, draft_plan, find_candidates
 from dynaconv.errors import DynaconvError, UnknownModelError, require
 from dynaconv.models.backbone import make_backbone
 from dynaconv.models.preset import Preset
@@ -61,6 +61,7 @@ def create_model(
     num_classes: int = 1000,
     in_chans: int = 3,
     pretrained: bool = False,
+    init: Init | Pretrained = "auto",
     **backbone_kwargs: Any,
 ) -> nn.Module:
     """Make a preset's network, or a timm backbone, static or converted by a config.
@@ -71,8 +72,9 @@ def create_model(
         where: for a backbone with a config: which layers, as in :func:`dynaconv.plan`.
         num_classes: outputs of the classifier; 0 for features.
         in_chans: channels of the input.
-        pretrained: load timm's weights into the backbone first; kernels that become dynamic start afresh. No weights
-            are published for the presets.
+        pretrained: load timm's weights into the backbone, from which it is then converted. No weights are published
+            for the presets.
+        init: how dynamic layers start, as in :func:`dynaconv.convert`.
         backbone_kwargs: further arguments of timm's model, e.g. ``drop_path_rate``; also ``v1_stride=True`` (a ResNet
             that strides in its first 1x1 convolutions, as the original) and ``classifier_bias=False``.
 
@@ -94,15 +96,18 @@ def create_model(
             if where is not None:
                 raise DynaconvError("where= says which layers a config converts; give config= too")
             return backbone
-        return convert(backbone, config, where)
+        return convert(backbone, config, where, init)
     if config is not None or where is not None:
         raise DynaconvError(
             f"'{name}' is a preset with a config of its own; to change it, give the backbone's name: "
             f"create_model({preset.backbone!r}, config=..., where=...)"
         )
     if pretrained:
-        raise DynaconvError(f"no trained weights are published for '{name}'; use pretrained=False")
+        raise DynaconvError(
+            f"no trained weights are published for '{name}'; use pretrained=False, or start from its backbone's: "
+            f"create_model({preset.backbone!r}, pretrained=True, config=...)"
+        )
     headless = num_classes == 0 or bool(backbone_kwargs.get("features_only"))
     backbone = make_backbone(preset.backbone, **{**preset.backbone_kwargs, **arguments})
     config, where = _without_classifier(preset, backbone) if headless else (preset.config, preset.where)
-    return convert(backbone, draft_plan(backbone, config, list(where) if where else None))
+    return convert(backbone, draft_plan(backbone, config, list(where) if where else None), init=init)

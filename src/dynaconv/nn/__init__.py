@@ -1,6 +1,6 @@
 """Dynamic layers: drop-in replacements for torch.nn's convolutions and linear layer."""
 
-from dynaconv.nn.base import DynamicLayer
+from dynaconv.nn.base import DynamicLayer, LayerStart
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.cgc import CGCConfig, CGConv1d, CGConv2d, CGConv3d
 from dynaconv.nn.condconv import CondConv1d, CondConv2d, CondConv3d, CondConvConfig, CondLinear
@@ -12,6 +12,7 @@ from dynaconv.nn.gates import CBAM, ECA, SE, CBAMConfig, ECAConfig, Gate, Gated,
 from dynaconv.nn.inference import InferenceReport, inference_report, prepare_inference, restore_training
 from dynaconv.nn.kernel_warehouse import KWConv1d, KWConv2d, KWConv3d, KWLinear
 from dynaconv.nn.linear import DynamicLinear
+from dynaconv.nn.method import MethodConvNd, MethodLinear, Noise
 from dynaconv.nn.network import (
     check_linked,
     dynamic_layers,
@@ -66,6 +67,10 @@ __all__ = [
     "KWConv2d",
     "KWConv3d",
     "KWLinear",
+    "LayerStart",
+    "MethodConvNd",
+    "MethodLinear",
+    "Noise",
     "ODConv1d",
     "ODConv2d",
     "ODConv3d",

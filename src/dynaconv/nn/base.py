@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -59,12 +60,33 @@ class TemperedBranch(nn.Module):
         return self
 
 
+@dataclass(frozen=True)
+class LayerStart:
+    """How far a layer started from the trained kernel that it took over, in squared norms.
+
+    Args:
+        lost: of the difference, 0 where it is exact.
+        norm: of the kernel.
+        weighted_lost: the same weighted by the inputs that calibration saw; None without.
+        weighted_norm: of the kernel, weighted alike.
+        warehouse: that its cells are in, if it has one.
+    """
+
+    lost: float
+    norm: float
+    weighted_lost: float | None = None
+    weighted_norm: float | None = None
+    warehouse: str | None = None
+
+
 class DynamicLayer(nn.Module):
     """Base of every layer that depends on its input in another way than through its static weights alone."""
 
     config: Any  # the config class of the method
     layer_name: str = "<its name>"
     """Name of the layer in the network it was made for."""
+    start: LayerStart | None = None
+    """What was kept of a trained kernel, if it started from one."""
 
     def __getattr__(self, name: str) -> Any:
         """Say why there is no ``weight``, for parents that read their children's (some timm attention blocks)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dynaconv.config import MethodConfig, check_count, check_flag
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.experts import ExpertConvNd, ExpertLinear
+from dynaconv.nn.method import silence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,12 @@ class _CondConvNd(SharesBlockBranch, ExpertConvNd):
         if self.attention is not None:
             self.attention.reset_parameters()
 
+    def rest(self) -> float:
+        """Route all inputs alike, every sigmoid at one half; returns their sum."""
+        if self.attention is not None:
+            silence(self.attention)
+        return self.num_experts / 2
+
     def weigh(self, pooled: Tensor) -> Tensor:
         """Routing weights (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""
         return self.read_branch(pooled).sigmoid()
@@ -120,6 +127,11 @@ class CondLinear(ExpertLinear):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         self.attention.reset_parameters()
+
+    def rest(self) -> float:
+        """Route all inputs alike, every sigmoid at one half; returns their sum."""
+        silence(self.attention)
+        return self.num_experts / 2
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Routing weights (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""

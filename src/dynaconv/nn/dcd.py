@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dynaconv.config import MethodConfig, check_choice, check_count
 from dynaconv.nn.base import pool_to
-from dynaconv.nn.method import MethodConvNd, MethodLinear, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, MethodLinear, Noise, fill_kaiming, silence
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops import Madds, static_conv
 from dynaconv.planning import LayerSpec
@@ -152,6 +152,15 @@ class _DCDConvNd(MethodConvNd):
         for layer in self.attention.children():
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
 
+    @torch.no_grad()
+    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
+        """Become the static convolution: scales of one (gates at z = 0), no residual."""
+        silence(self.attention.scale, self.residual.expand)
+        self.kernel.copy_(kernel)
+        if bias is not None and self.bias is not None:
+            self.bias.copy_(bias)
+        return 0.0
+
     def convolve(self, x: Tensor) -> Tensor:
         """Scale the static convolution, bias included, and add the residual."""
         phi, scale = self.attention(pool_to(x, (self.grid,) * self.dims).flatten(1))
@@ -224,6 +233,15 @@ class DCDLinear(MethodLinear):
             nn.init.zeros_(self.bias)
         for layer in (*self.residual.children(), *self.attention.children()):
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
+
+    @torch.no_grad()
+    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
+        """Become the static layer: scales of one (gates at z = 0), no residual."""
+        silence(self.attention.scale, self.residual.expand)
+        self.kernel.copy_(kernel)
+        if bias is not None and self.bias is not None:
+            self.bias.copy_(bias)
+        return 0.0
 
     def transform(self, x: Tensor) -> Tensor:
         """Scale the static map, bias included, and add the residual, ``(B, T, C)`` -> ``(B, T, O)``."""

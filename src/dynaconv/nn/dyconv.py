@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from dynaconv.config import MethodConfig, check_choice, check_count, check_range, linear_fall
 from dynaconv.nn.base import TemperedBranch
 from dynaconv.nn.experts import ExpertConvNd
+from dynaconv.nn.method import silence
 from dynaconv.nn.prepared import Prepared, Watch
 from dynaconv.ops.branch import BranchWeights, prepared_branch
 
@@ -127,6 +128,11 @@ class _DYConvNd(ExpertConvNd):
         weights = self.attention.fold()
         run = prepared_branch(weights, "logits")
         return Prepared(lambda x: run(x)[:, 0].softmax(dim=-1), Watch(self.attention), weights)
+
+    def rest(self) -> float:
+        """Let the branch weigh all kernels alike; returns the sum of the weights, 1 at any temperature."""
+        silence(self.attention.fc2)
+        return 1.0
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Attention over kernels (eq. 2), shape ``(B, C)`` -> ``(B, K)``."""

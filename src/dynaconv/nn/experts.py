@@ -10,8 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.nn.base import pool
-from dynaconv.nn.method import MethodConvNd, MethodLinear, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, MethodLinear, Noise, fill_kaiming
 from dynaconv.ops import Madds, Mixture, empty_cells, mix_cells, mixture_conv, mixture_linear
+
+
+class Experts(nn.Module):
+    """What the convolution and the linear layer have in common: K kernels and K biases, weighted alike at rest."""
+
+    kernel: nn.Parameter
+    bias: nn.Parameter | None
+
+    @property
+    def num_experts(self) -> int:
+        """K."""
+        raise NotImplementedError
+
+    def rest(self) -> float:
+        """Let the branch weigh all experts alike, whatever the input; returns the sum of the weights."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
+        """Become the static layer: K copies that differ and whose weighted sum is its kernel; returns 0, no error."""
+        gain = 1 / self.rest()
+        self.kernel.copy_(noise.copies(kernel, self.num_experts) * gain)
+        if bias is not None and self.bias is not None:
+            self.bias.copy_((bias * gain).expand_as(self.bias))
+        return 0.0
 
 
 def expand_bias(bias: nn.Parameter, num_experts: int) -> nn.Parameter:
@@ -19,16 +44,11 @@ def expand_bias(bias: nn.Parameter, num_experts: int) -> nn.Parameter:
     return nn.Parameter(bias.detach().expand(num_experts, -1).clone())
 
 
-class ExpertConvNd(MethodConvNd):
+class ExpertConvNd(Experts, MethodConvNd):
     """A convolution with K kernels ``kernel`` of shape ``(K, O, C / groups, *k)`` and K biases ``(K, O)``.
 
-    Subclasses say how many and implement :meth:`weigh`.
+    Subclasses say how many and implement :meth:`weigh` and :meth:`rest`.
     """
-
-    @property
-    def num_experts(self) -> int:
-        """K."""
-        raise NotImplementedError
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
@@ -86,15 +106,8 @@ class ExpertConvNd(MethodConvNd):
         )
 
 
-class ExpertLinear(MethodLinear):
+class ExpertLinear(Experts, MethodLinear):
     """A linear layer with K matrices ``kernel`` of shape ``(K, O, C)`` and K biases ``(K, O)``."""
-
-    kernel: nn.Parameter
-
-    @property
-    def num_experts(self) -> int:
-        """K."""
-        raise NotImplementedError
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""

@@ -38,7 +38,7 @@ from dynaconv.config import MethodConfig, as_tuple, check_count, check_flag, che
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
-from dynaconv.nn.method import MethodConvNd, fill_kaiming
+from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming
 from dynaconv.ops import Madds, per_sample_conv
 from dynaconv.planning import LayerSpec
 
@@ -197,6 +197,20 @@ class _FDConvNd(MethodConvNd):
             nn.init.zeros_(self.bias)
         for branch in self.attention.values():
             branch.reset_parameters()  # pyright: ignore[reportCallIssue]
+
+    @torch.no_grad()
+    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
+        """Become the static convolution, as far as the spectrum has its frequencies: every gate is exactly one."""
+        for branch in self.attention.values():
+            branch.rest()  # pyright: ignore[reportCallIssue]
+        self.adopt_kernel(kernel)
+        self.dft_weight.copy_(noise.copies(self.dft_weight[0], self.config.param_ratio))
+        if bias is not None and self.bias is not None:
+            self.bias.copy_(bias)
+        if self.kept == self.places:
+            return 0.0
+        found = self._mix(self.dft_weight.new_ones(1, self.config.param_ratio * self.num_kernels))[0]
+        return float((found - kernel).norm() / kernel.norm().clamp(min=torch.finfo(kernel.dtype).tiny))
 
     @torch.no_grad()
     def adopt_kernel(self, kernel: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynaconv.nn.method import silence
 from dynaconv.nn.norm import BranchBatchNorm
 
 NEAR_ZERO = 1e-6
@@ -57,6 +58,10 @@ class GlobalBranch(nn.Module):
             nn.init.normal_(head.weight, std=NEAR_ZERO)  # pyright: ignore[reportArgumentType]
             nn.init.zeros_(head.bias)  # pyright: ignore[reportArgumentType]
 
+    def rest(self) -> None:
+        """Every gate is one."""
+        silence(*self.heads.values())
+
     def forward(self, pooled: Tensor) -> dict[str, Tensor]:
         """Gates by name, ``(B, C)`` -> ``(B, size)``."""
         hidden = self.scale * F.relu(self.norm(self.fc(pooled))) ** 2 + self.bias
@@ -77,6 +82,10 @@ class LocalBranch(nn.Module):
         self.norm.reset_parameters()
         nn.init.normal_(self.conv.weight, std=NEAR_ZERO)
 
+    def rest(self) -> None:
+        """Every gate is one."""
+        silence(self.conv)
+
     def forward(self, pooled: Tensor) -> Tensor:
         """Shape ``(B, C)`` -> ``(B, gates, C)``."""
         return 2 * widen(self.conv(self.norm(pooled).unsqueeze(1))).sigmoid()
@@ -95,6 +104,10 @@ class BandModulation(nn.Module):
         """Near zero: every map is one."""
         nn.init.normal_(self.maps.weight, std=NEAR_ZERO)
         nn.init.zeros_(self.maps.bias)  # pyright: ignore[reportArgumentType]
+
+    def rest(self) -> None:
+        """Every map is one."""
+        silence(self.maps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape ``(B, C, *size)``, kept."""

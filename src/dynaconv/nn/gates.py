@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dynaconv.config import MethodConfig, check_count, check_flag, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer, pool
-from dynaconv.nn.method import settle_config
+from dynaconv.nn.method import settle_config, silence
 from dynaconv.ops import Madds
 
 
@@ -132,6 +132,10 @@ class Gate(DynamicLayer):
         """Create the gate's parameters."""
         raise NotImplementedError
 
+    def rest(self) -> float:
+        """Let the gate scale every input alike; returns by how much."""
+        raise NotImplementedError
+
     def rescale(self, x: Tensor) -> Tensor:
         """Scale a batch, shape ``(B, C, *size)``."""
         raise NotImplementedError
@@ -175,6 +179,11 @@ class SE(Gate):
         self.fc1 = nn.Linear(self.channels, hidden, bias=self.config.bias, **options)
         self.fc2 = nn.Linear(hidden, self.channels, bias=self.config.bias, **options)
 
+    def rest(self) -> float:
+        """A sigmoid at one half."""
+        silence(self.fc2)
+        return 1 / 2
+
     def rescale(self, x: Tensor) -> Tensor:
         """Scale every channel."""
         return _per_channel(x, self.fc2(F.relu(self.fc1(pool(x)))).sigmoid())
@@ -204,6 +213,11 @@ class CBAM(Gate):
         size = self.config.kernel_size
         convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1]
         self.spatial = convolution(2, 1, size, padding=size // 2, bias=False, **options)
+
+    def rest(self) -> float:
+        """Both sigmoids at one half."""
+        silence(self.fc2, self.spatial)
+        return 1 / 4
 
     def _hidden(self, pooled: Tensor) -> Tensor:
         return F.relu(self.fc1(pooled))
@@ -239,6 +253,11 @@ class ECA(Gate):
             size = int((math.log2(self.channels) + 1) / 2)
             size += 1 - size % 2
         self.along = nn.Conv1d(1, 1, size, padding=size // 2, bias=False, **options)
+
+    def rest(self) -> float:
+        """A sigmoid at one half."""
+        silence(self.along)
+        return 1 / 2
 
     def rescale(self, x: Tensor) -> Tensor:
         """Scale every channel."""

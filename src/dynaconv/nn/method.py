@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -31,6 +31,38 @@ def settle_config(config_type: type[Any], config: Any, changes: Mapping[str, Any
     if unknown:
         raise DynaconvError(f"unknown arguments {unknown}; {config_type.__name__} has the fields {known}")
     return replace(config, **changes)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What makes equal parts of a layer differ, so that training can tell them apart, without changing their sum.
+
+    Args:
+        strength: standard deviation relative to the kernel's.
+        generator: of random numbers, on the CPU.
+    """
+
+    strength: float
+    generator: torch.Generator
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Normal numbers in float64, the same on every device."""
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+
+    def copies(self, kernel: Tensor, count: int) -> Tensor:
+        """Copies whose mean is the kernel, in float64, shape ``(*any)`` -> ``(count, *any)``."""
+        wide = kernel.detach().double()
+        if count == 1 or not self.strength or wide.numel() < 2:
+            return wide.expand(count, *wide.shape)
+        noise = self.normal((count, *wide.shape)).to(wide.device)
+        return wide + self.strength * wide.std() * (noise - noise.mean(dim=0))
+
+
+def silence(*layers: nn.Module) -> None:
+    """Zero weights and biases, so that what follows starts at the same value for every input."""
+    for layer in layers:
+        for parameter in layer.parameters(recurse=False):
+            nn.init.zeros_(parameter)
 
 
 def fill_kaiming(weight: Tensor, kernel_shape: Sequence[int], groups: int = 1) -> None:
@@ -128,6 +160,19 @@ class MethodConvNd(DynamicConvNd):
         """Start afresh, as the method's paper or code does."""
         raise NotImplementedError
 
+    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
+        """Become the static convolution with that kernel and bias, at every temperature.
+
+        Args:
+            kernel: shape ``(O, C / groups, *kernel_size)``.
+            bias: shape ``(O,)``, of a layer that has one.
+            noise: what makes equal parts differ.
+
+        Returns:
+            What is lost of the kernel, relative to its norm; 0 for methods that can hold any.
+        """
+        raise NotImplementedError
+
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
         raise NotImplementedError
@@ -177,4 +222,8 @@ class MethodLinear(DynamicLinear):
 
     def reset_parameters(self) -> None:
         """Start afresh, as the method's paper or code does."""
+        raise NotImplementedError
+
+    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
+        """Become the static layer with that matrix ``(O, C)`` and bias, see :meth:`MethodConvNd.adopt`."""
         raise NotImplementedError

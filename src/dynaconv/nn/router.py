@@ -82,6 +82,33 @@ class CellRouter(TemperedBranch):
         self.temperature.zero_()
         self._place_assignment()
 
+    @torch.no_grad()
+    def adopt(self, attention: Tensor) -> None:
+        """Give every input the same logits: the last bias holds them, its weights are zero and wait for a gradient.
+
+        Args:
+            attention: shape ``(m, logits)``, the zero cell last. Where absolute rows sum to one, contrasting attention
+                with the unit normaliser is these logits themselves.
+        """
+        bias = self.fc2.bias if self.basis_bias is None else self.basis_bias
+        assert bias is not None  # of fc2 without a basis, of the basis with one
+        nn.init.zeros_(self.fc2.weight)
+        bias.copy_(attention.flatten())
+
+    @torch.no_grad()
+    def attention_at_rest(self) -> Tensor:
+        """Attention where the hidden units are silent, shape ``(m, n)``, in float64."""
+        bias = self.fc2.bias if self.basis_bias is None else self.basis_bias
+        assert bias is not None  # of fc2 without a basis, of the basis with one
+        return self._attend(bias.double().view(1, self.num_mixtures, self.logits))[0]
+
+    def set_temperature(self, value: float) -> None:
+        """Set the temperature; where there is no assignment to blend with, it stays at 0."""
+        if self.beta is None:
+            self.check_temperature(value)
+        else:
+            super().set_temperature(value)
+
     def _place_assignment(self) -> None:
         """Derive beta, shape ``(m, logits)``, and the columns of private cells from the plan, where the weights live.
 
@@ -125,7 +152,10 @@ class CellRouter(TemperedBranch):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Attention of every mixture over all cells, shape ``(B, C)`` -> ``(B, m, n)``, at least float32."""
-        z = self.compute_logits(pooled)
+        return self._attend(self.compute_logits(pooled))
+
+    def _attend(self, z: Tensor) -> Tensor:
+        """From logits to attention, shape ``(B, m, logits)`` -> ``(B, m, n)``."""
         normalised = self.function(z.to(torch.promote_types(z.dtype, torch.float32))) * self.gain
         if self.beta is None:
             attention = normalised[..., :-1]

@@ -5,7 +5,8 @@ from dynaconv.ops.backends import BACKENDS, pinned_backend, use_backend
 from dynaconv.ops.cost import Madds
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.layout import empty_cells, keeping_layout
-from dynaconv.ops.mixing import assemble_kernels, mix_cells
+from dynaconv.ops.low_rank import factorise, with_zero_cell
+from dynaconv.ops.mixing import assemble_kernels, cut_kernel, mix_cells
 from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.mixture_conv import mixture_conv, mixture_linear
 from dynaconv.ops.native import native_status
@@ -23,7 +24,9 @@ __all__ = [
     "average",
     "blend_with_assignment",
     "contrasting",
+    "cut_kernel",
     "empty_cells",
+    "factorise",
     "keeping_layout",
     "mix_cells",
     "mixture_conv",
@@ -33,4 +36,5 @@ __all__ = [
     "pinned_backend",
     "static_conv",
     "use_backend",
+    "with_zero_cell",
 ]

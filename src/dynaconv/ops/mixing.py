@@ -52,6 +52,22 @@ def assemble_kernels(mixed: Tensor, grid: tuple[int, int, int], kernel_size: Seq
     )
 
 
+def cut_kernel(kernel: Tensor, grid: tuple[int, int, int], cell_shape: Sequence[int]) -> Tensor:
+    """Cut a kernel into blocks of a cell's size, ordered (spatial, out-block, in-block), as mixtures are.
+
+    Args:
+        kernel: shape ``(P * C_out, Q * C_in, *kernel_size)``.
+        grid: (S, P, Q).
+        cell_shape: ``(C_out, C_in, *k)``.
+
+    Returns:
+        Shape ``(S * P * Q, C_out, C_in, *k)``.
+    """
+    spatial, out_blocks, in_blocks = grid
+    parts = kernel.reshape(out_blocks, cell_shape[0], in_blocks, cell_shape[1], spatial, -1)
+    return parts.permute(4, 0, 2, 1, 3, 5).reshape(-1, *cell_shape)
+
+
 def mix_own_cells(attention: Tensor, cells: Tensor, grid: tuple[int, int, int]) -> Tensor:
     """Mix cells as large as the kernel, every block of the kernel with weights of its own.
 

@@ -2,7 +2,13 @@
 
 from dynaconv.planning.assignment import assign
 from dynaconv.planning.budget import warehouse_size
-from dynaconv.planning.kernel_warehouse import KernelWarehousePlan, WarehouseLayerPlan, WarehousePlan, make_plan
+from dynaconv.planning.kernel_warehouse import (
+    KernelWarehousePlan,
+    WarehouseLayerPlan,
+    WarehousePlan,
+    make_plan,
+    without_empty_mixtures,
+)
 from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape
 from dynaconv.planning.plan import LayerPlan, Plan
 from dynaconv.planning.sharing import group_layers
@@ -26,4 +32,5 @@ __all__ = [
     "make_plan",
     "read_structure",
     "warehouse_size",
+    "without_empty_mixtures",
 ]

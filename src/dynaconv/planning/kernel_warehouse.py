@@ -271,6 +271,21 @@ def make_plan(
     return plan
 
 
+def without_empty_mixtures(plan: KernelWarehousePlan) -> KernelWarehousePlan:
+    """The same plan with no assignment where b < 1, which would blend trained kernels with zero cells."""
+    sparse = {house.name for house in plan.warehouses if house.config.budget < 1}
+    if not sparse:
+        return plan
+    layers = (
+        replace(layer, rows=((),) * layer.num_mixtures) if layer.warehouse in sparse else layer for layer in plan.layers
+    )
+    houses = (
+        replace(house, config=replace(house.config, assignment="none")) if house.name in sparse else house
+        for house in plan.warehouses
+    )
+    return replace(plan, layers=tuple(layers), warehouses=tuple(houses))
+
+
 def _with_full_cells(plan: KernelWarehousePlan, groups: Mapping[str, Sequence[LayerSpec]]) -> KernelWarehousePlan:
     """The same plan with cells of the whole divisor."""
     warehouses, layers = _plan_groups(groups, replace(plan.config, cell_scale=1.0))

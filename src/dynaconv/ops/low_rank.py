@@ -1,0 +1,120 @@
+"""Best approximation of many blocks of kernels by mixtures of few cells.
+
+How a budget below one starts from trained kernels: with the m blocks as rows of X and n < m cells as rows of E,
+
+    min over A (m, n) and E (n, d) of  sum_i | w_i * (x_i - sum_j A_ij e_j) |^2,    w = 1 or given.
+
+Without weights the singular value decomposition solves it (Eckart and Young, 1936). Its answer is a space; the cells
+are chosen in it such that n of the blocks, those that span it best, are a cell each: attention stays one-to-one there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SWEEPS = 20
+"""Alternations at most, with weights."""
+PROGRESS = 1e-4
+"""Relative fall of the error below which they end."""
+
+
+def factorise(blocks: Tensor, num_cells: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Approximate blocks by mixtures of cells, in float64.
+
+    Args:
+        blocks: X, shape ``(m, d)``.
+        num_cells: n; not less than m, or the rank of X, is exact.
+        weights: of the squared error of every element, shape ``(m, d)``, at least 0; None for equal ones.
+
+    Returns:
+        Attention A, shape ``(m, n)``, and cells E, shape ``(n, d)``. Rows of A have absolute sums of at most 1.
+
+    Example:
+        >>> attention, cells = factorise(torch.arange(12.0).reshape(4, 3), num_cells=2)
+        >>> torch.allclose(attention @ cells, torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
+        True
+    """
+    x = blocks.double()
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    rank = max(min(num_cells, int((values > values[0] * 1e-13).sum())), 1)
+    basis, cells = left[:, :rank], values[:rank, None] * right[:rank]
+    if weights is not None and rank == num_cells:
+        basis, cells = _alternate(x, basis, cells, weights.double())
+    attention, cells = _one_to_one(x, basis, cells, num_cells)
+    largest = attention.abs().sum(dim=1).max().clamp(min=1.0)
+    return attention / largest, cells * largest
+
+
+def with_zero_cell(attention: Tensor) -> Tensor:
+    """Append the zero cell's column, which holds what a row's absolute sum lacks of one, ``(m, n)`` -> ``(m, n + 1)``.
+
+    Contrasting attention divides by that sum, so such rows are their own attention.
+    """
+    rest = (1 - attention.abs().sum(dim=1, keepdim=True)).clamp(min=0)
+    return torch.cat([attention, rest], dim=1)
+
+
+def _alternate(x: Tensor, basis: Tensor, cells: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Alternating least squares from the unweighted answer: rows of A, then columns of E, until it pays no more."""
+    attention, floor = basis, 1e-6 * weights.mean()
+    weights = weights + floor  # dead inputs must not make the equations singular
+    rows, row_of = torch.unique(weights, dim=0, return_inverse=True)
+    columns, column_of = torch.unique(weights, dim=1, return_inverse=True)
+    before = (weights * (x - attention @ cells) ** 2).sum()
+    for _ in range(SWEEPS):
+        attention = _solve(x, cells.T, rows, row_of)
+        cells = _solve(x.T, attention, columns.T, column_of).T
+        error = (weights * (x - attention @ cells) ** 2).sum()
+        if error > (1 - PROGRESS) * before:
+            break
+        before = error
+    basis, triangle = torch.linalg.qr(attention)
+    return basis, triangle @ cells
+
+
+def _solve(targets: Tensor, design: Tensor, weights: Tensor, kind_of: Tensor) -> Tensor:
+    """For every row t of ``targets`` (r, d) the y with least sum_k w_k (t_k - design_k y)^2, shape ``(r, n)``.
+
+    Args:
+        targets: one problem a row.
+        design: shape ``(d, n)``.
+        weights: the different rows of weights, shape ``(kinds, d)``.
+        kind_of: row of weights of every target, shape ``(r,)``.
+    """
+    out = targets.new_empty(len(targets), design.shape[1])
+    for kind, weight in enumerate(weights):
+        chosen = kind_of == kind
+        root = weight.sqrt().unsqueeze(1)
+        out[chosen] = torch.linalg.lstsq(root * design, root * targets[chosen].T, driver="gelsd").solution.T
+    return out
+
+
+def _one_to_one(x: Tensor, basis: Tensor, cells: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
+    """The same product with n blocks as cells.
+
+    Args:
+        x: the blocks, shape ``(m, d)``.
+        basis: orthonormal columns, shape ``(m, r)``, r at most n.
+        cells: such that ``basis @ cells`` is the approximation, shape ``(r, d)``.
+        num_cells: n.
+    """
+    pivots = _spanning_rows(basis)
+    others = [row for row in x.norm(dim=1).argsort(descending=True).tolist() if row not in set(pivots)]
+    rows = [*pivots, *others][:num_cells]
+    attention = basis.new_zeros(len(x), num_cells)
+    attention[:, : len(pivots)] = torch.linalg.solve(basis[pivots].T, basis.T).T
+    attention[rows] = torch.eye(len(rows), num_cells, dtype=basis.dtype, device=basis.device)
+    blocks = cells.new_zeros(num_cells, cells.shape[1])
+    blocks[: len(rows)] = basis[rows] @ cells
+    return attention, blocks
+
+
+def _spanning_rows(basis: Tensor) -> list[int]:
+    """As many rows as columns, of large volume: each the farthest from the span of those before."""
+    rest, rows = basis.clone(), []
+    for _ in range(basis.shape[1]):
+        rows.append(int(rest.norm(dim=1).argmax()))
+        direction = rest[rows[-1]] / rest[rows[-1]].norm()
+        rest -= torch.outer(rest @ direction, direction)
+    return rows
