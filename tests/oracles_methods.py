@@ -90,7 +90,7 @@ def kernel_warehouse(weights, layer, x):
     logits = affine(weights, "attention.fc2", hidden.clamp(min=0)).reshape(x.shape[0], layer.plan.num_mixtures, -1)
     tau = weights["attention.temperature"].item()
     gain = {"unit": 1.001, "paper": 1.0}[layer.config.normaliser]
-    attention = oracles.contrasting(logits, weights["attention.beta"], tau, gain)
+    attention = oracles.contrasting(logits, layer.attention.beta.double(), tau, gain)
     size = getattr(layer, "kernel_size", ())
     kernels = oracles.mixed_kernels(attention, weights["warehouse.cells"], layer.plan.grid, size)
     return kernels, shared_by_all(weights, x)

@@ -118,6 +118,21 @@ def test_state_goes_into_a_fresh_layer(case, device):
 
 
 @every_case
+def test_made_without_memory_and_filled_tensor_by_tensor(case):
+    """As transformers' ``from_pretrained`` does it: no hook runs, and what a file has nothing for stays as it is."""
+    full, bare = case.make().eval(), case.make(device="meta").eval()
+    state = full.state_dict()
+    for module_name, module in bare.named_modules():
+        for table in (module._parameters, module._buffers):
+            for name in [name for name, tensor in table.items() if tensor is not None]:
+                value = state.pop(f"{module_name}.{name}".removeprefix("."))
+                table[name] = nn.Parameter(value) if table is module._parameters else value
+    assert not state
+    x = case.input(2)
+    torch.testing.assert_close(bare(x), full(x), **CLOSE)
+
+
+@every_case
 def test_resetting_starts_afresh(case):
     layer = case.make()
     if not hasattr(layer, "reset_parameters"):

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from dynaconv.config import MethodConfig, as_tuple, check_count, check_flag, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
+from dynaconv.nn.constant import Constant
 from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
 from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming
 from dynaconv.ops import Madds, per_sample_conv
@@ -118,15 +119,10 @@ def sort_frequencies(rows: int, columns: int, device: Any = None) -> Tensor:
     return (u.unsqueeze(1) ** 2 + v**2).flatten().argsort(stable=True)
 
 
-def _place_frequencies(layer: _FDConvNd, keys: Any) -> None:
-    layer.place_frequencies()
-
-
 class _FDConvNd(MethodConvNd):
     config_type = FDConvConfig
     attention: nn.ModuleDict
-    order: Tensor
-    group: Tensor
+    _frequencies: tuple[Constant, Constant] | None = None
 
     @classmethod
     def refuses(cls, spec: LayerSpec, config: FDConvConfig) -> str | None:
@@ -154,10 +150,6 @@ class _FDConvNd(MethodConvNd):
         self.gain = max(min(out_channels, in_channels) // 2, 1)
         self.dft_weight = nn.Parameter(torch.empty(config.param_ratio, kept, 2, **options))
         self.kept, self.places = kept, places
-        self.register_buffer("order", None, persistent=False)
-        self.register_buffer("group", None, persistent=False)
-        # On a layer that was made without memory (meta device) they are not there before its weights are loaded.
-        self.register_load_state_dict_post_hook(_place_frequencies)
         depthwise = self.in_channels == self.groups == self.out_channels
         sizes = {
             "channel": self.in_channels,
@@ -178,18 +170,30 @@ class _FDConvNd(MethodConvNd):
             lowest = config.modulate_lowest
             self.attention["fbm"] = BandModulation(self.in_channels, self.dims, config.bands, lowest, **options)
 
-    def place_frequencies(self) -> None:
-        """Sort the frequencies and cut them into groups, where the weights live; both follow from the sizes."""
-        device = self.dft_weight.device
-        order = sort_frequencies(self.rows, self.columns, device)
-        groups = torch.arange(self.places, device=device) * self.num_kernels // self.kept
-        self.order = order[: self.kept].clone()
-        self.group = torch.empty(self.places, dtype=torch.int32, device=device)
-        self.group[order] = groups.clamp(max=self.num_kernels - 1).to(torch.int32)
+    def place_frequencies(self) -> tuple[Constant, Constant]:
+        """Sort the frequencies and cut them into groups, once; both follow from the sizes."""
+        if self._frequencies is None:
+            order = sort_frequencies(self.rows, self.columns, "cpu")
+            groups = torch.arange(self.places, device="cpu") * self.num_kernels // self.kept
+            group = torch.empty(self.places, dtype=torch.int32, device="cpu")
+            group[order] = groups.clamp(max=self.num_kernels - 1).to(torch.int32)
+            self._frequencies = Constant(order[: self.kept].clone()), Constant(group)
+        return self._frequencies
+
+    @property
+    def order(self) -> Tensor:
+        """Places of the half spectrum that have parameters, by magnitude of frequency."""
+        return self.place_frequencies()[0].on(self.dft_weight.device)
+
+    @property
+    def group(self) -> Tensor:
+        """The kernel, 0 to n - 1, of every place of the half spectrum."""
+        return self.place_frequencies()[1].on(self.dft_weight.device)
 
     def reset_parameters(self) -> None:
         """Start as the static convolution with a kernel of Kaiming normal, fan-out; gates of one; zero bias."""
-        self.place_frequencies()
+        if not self.dft_weight.is_meta:  # plans make layers without memory, and count them only
+            self.place_frequencies()
         kernel = widen(torch.empty(self.kernel_shape, device=self.dft_weight.device, dtype=self.dft_weight.dtype))
         fill_kaiming(kernel, self.kernel_shape, self.groups)
         self.adopt_kernel(kernel * (self.places / self.kept) ** 0.5)  # make up for what a cut spectrum loses
@@ -218,14 +222,14 @@ class _FDConvNd(MethodConvNd):
         last = self.dims + 1
         matrix = widen(kernel).permute(0, *range(2, last), 1, last).reshape(self.rows, self.columns)
         half = torch.fft.rfft2(matrix).flatten()
-        half = half[self.order] if self.order.numel() < half.numel() else half
+        half = half[self.order] if self.kept < self.places else half
         self.dft_weight.copy_(torch.view_as_real(half / self.gain))
 
     def _mix(self, weights: Tensor | None) -> Tensor:
         """FDW: gates of the kernels ``(B, r n)`` -> ``(B, O, C / groups, *k)``; without, one kernel for all."""
-        copies, places = self.config.param_ratio, self.group.numel()
+        copies, places = self.config.param_ratio, self.places
         values = widen(self.dft_weight) * (self.gain / copies)
-        if self.order.numel() < places:
+        if self.kept < places:
             values = values.new_zeros(copies, places, 2).index_copy(1, self.order, values)
         if weights is not None:
             weights = weights.to(values.dtype).unflatten(1, (copies, self.num_kernels))

@@ -6,14 +6,13 @@ pool -> fc1 -> norm -> ReLU -> fc2 -> contrasting-driven attention.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.nn.base import TemperedBranch
+from dynaconv.nn.constant import Constant
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops.attention import ATTENTION_FUNCTIONS, UNIT_GAIN, blend_with_assignment
 from dynaconv.ops.branch import Basis, BranchWeights, Result, fold_batch_norm
@@ -31,8 +30,6 @@ class CellRouter(TemperedBranch):
     """
 
     coldest, hottest = 0.0, 1.0
-    beta: Tensor | None
-    columns: Tensor | None
 
     def __init__(
         self,
@@ -64,10 +61,7 @@ class CellRouter(TemperedBranch):
             self.basis_bias = nn.Parameter(torch.empty(plan.logits * plan.num_mixtures, device=device, dtype=dtype))
         self.plan = plan
         self.register_temperature(0.0, device)
-        self.register_buffer("beta", None, persistent=False)
-        self.register_buffer("columns", None, persistent=False)
-        # On a module that was made without memory (meta device) the assignment is not there before it is loaded.
-        self.register_load_state_dict_post_hook(_place_assignment)
+        self._place_assignment()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,7 +74,6 @@ class CellRouter(TemperedBranch):
                 nn.init.zeros_(bias)
         self.norm.reset_parameters()
         self.temperature.zero_()
-        self._place_assignment()
 
     @torch.no_grad()
     def adopt(self, attention: Tensor) -> None:
@@ -110,14 +103,11 @@ class CellRouter(TemperedBranch):
             super().set_temperature(value)
 
     def _place_assignment(self) -> None:
-        """Derive beta, shape ``(m, logits)``, and the columns of private cells from the plan, where the weights live.
-
-        Both follow from the plan and are not saved; None where attention starts free or all cells are everybody's.
-        """
-        plan, device = self.plan, self.fc1.weight.device
-        self.beta = self.columns = None
+        """Derive the assignment and the columns of private cells from the plan."""
+        plan = self.plan
+        self._beta = self._columns = None
         if plan.is_private:
-            self.columns = torch.arange(plan.num_cells, device=device).view(plan.num_mixtures, -1)
+            self._columns = Constant(torch.arange(plan.num_cells, device="cpu").view(plan.num_mixtures, -1))
         if not any(plan.rows):
             return
         ones = [
@@ -128,7 +118,17 @@ class CellRouter(TemperedBranch):
         beta = torch.zeros(plan.num_mixtures, plan.logits, device="cpu")
         mixtures, cells = torch.tensor(ones, device="cpu").unbind(1)
         beta[mixtures, cells] = 1
-        self.beta = beta.to(device)
+        self._beta = Constant(beta)
+
+    @property
+    def beta(self) -> Tensor | None:
+        """The assignment, shape ``(m, logits)``; None where attention starts free."""
+        return None if self._beta is None else self._beta.on(self.fc1.weight.device)
+
+    @property
+    def columns(self) -> Tensor | None:
+        """Every mixture's own cells, shape ``(m, logits - 1)``; None where all cells are everybody's."""
+        return None if self._columns is None else self._columns.on(self.fc1.weight.device)
 
     def compute_logits(self, pooled: Tensor) -> Tensor:
         """Logits of every mixture over the cells and the zero cell.
@@ -202,7 +202,3 @@ class CellRouter(TemperedBranch):
     def extra_repr(self) -> str:
         """Sizes."""
         return f"m={self.num_mixtures}, n={self.num_cells}"
-
-
-def _place_assignment(router: CellRouter, keys: Any) -> None:
-    router._place_assignment()
