@@ -91,13 +91,14 @@ def test_layers_do_without_kernels(monkeypatch, training):
 
 
 @pytest.mark.filterwarnings("ignore:.*jit.trace.*:FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_traced_and_transformed_layers_use_operators_that_are_seen():
+@pytest.mark.parametrize("learns", [False, True])
+def test_traced_and_transformed_layers_use_operators_that_are_seen(learns):
     mixture = Mixture((9, 1, 1), Geometry((3, 3), (1, 1), (1, 1), (1, 1)))
     x, attention = torch.randn(3, 4, 5, 5), torch.randn(3, 9, 3)
-    cells = torch.randn(3, 6, 4, 1, 1)
+    cells = torch.randn(3, 6, 4, 1, 1, requires_grad=learns)
     expected = mixture_conv(x, attention, cells, mixture)
     each = torch.func.vmap(lambda a, b: mixture_conv(a[None], b[None], cells, mixture, backend="matmul")[0])
     torch.testing.assert_close(each(x, attention), expected, rtol=1e-4, atol=1e-4)
-    traced = torch.jit.trace(lambda a, b: mixture_conv(a, b, cells, mixture), (x, attention), check_trace=False)
+    traced = torch.jit.trace(lambda a, b, c: mixture_conv(a, b, c, mixture), (x, attention, cells), check_trace=False)
     other = (torch.randn(3, 4, 5, 5), torch.randn(3, 9, 3))
-    torch.testing.assert_close(traced(*other), mixture_conv(*other, cells, mixture), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(traced(*other, cells), mixture_conv(*other, cells, mixture), rtol=1e-4, atol=1e-4)

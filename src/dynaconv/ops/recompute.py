@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynaconv.ops.watching import watched
+
 Inputs = tuple[Tensor, Tensor, Tensor]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -113,9 +115,9 @@ def recomputed(computation: Computation, x: Tensor, attention: Tensor, cells: Te
     """Compute a layer so that no kernel outlives the pass it is made in.
 
     Works under autocast, activation checkpointing and DistributedDataParallel; gradients of gradients are those of
-    the formula. Inside torch.compile and torch.func transforms the formula itself runs.
+    the formula. Inside torch.compile, torch.jit.trace and torch.func transforms the formula itself runs.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+    if torch.compiler.is_compiling() or watched():
         return computation.formula(x, attention, cells)
     if not torch.is_grad_enabled() or not (x.requires_grad or attention.requires_grad or cells.requires_grad):
         return computation.run(x, attention, cells)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dynaconv.ops.attention import EPSILON
 from dynaconv.ops.native.build import library
-from dynaconv.ops.native.support import watched
+from dynaconv.ops.watching import watched
 
 if TYPE_CHECKING:
     from dynaconv.ops.branch import BranchWeights

@@ -7,16 +7,11 @@ from torch import Tensor
 
 from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.native.build import library
+from dynaconv.ops.watching import watched
 
 DTYPES = (torch.float32, torch.float64)
 MIN_OUTPUTS = 8
 """Outputs a group below which vectors of outputs stay mostly empty."""
-
-
-def watched() -> bool:
-    """Whether somebody records or transforms operators, who would not see what the kernels do."""
-    private = torch._C
-    return private._is_tracing() or private._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def supports(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, training: bool) -> bool:
