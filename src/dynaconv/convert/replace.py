@@ -6,6 +6,7 @@ from torch import nn
 
 from dynaconv.convert.select import layer_spec
 from dynaconv.errors import PlanError
+from dynaconv.nn.unfused import keep_unfused
 from dynaconv.planning import LayerSpec
 
 
@@ -28,12 +29,16 @@ def find_layer(model: nn.Module, spec: LayerSpec) -> nn.Module:
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Replace the module of that name wherever the network uses it, so that shared modules stay shared."""
+    """Replace the module of that name wherever the network uses it, so that shared modules stay shared.
+
+    Blocks whose framework would fuse it away are kept from that, see :mod:`dynaconv.nn.unfused`.
+    """
     old = model.get_submodule(name)
     for parent in list(model.modules()):
         for child_name, child in list(parent._modules.items()):
             if child is old:
                 parent._modules[child_name] = new
+                keep_unfused(parent)
 
 
 _HOOKS = (

@@ -36,8 +36,13 @@ HEAD_PART = re.compile(
     r"classifiers?|heads?|fc|aux\w*|auxlogits|rpn|roi_heads?|(rpn|roi|bbox|mask|classification|regression)_head",
     re.IGNORECASE,
 )
-# Layers whose parent reads their weight instead of calling them: parent's class -> children.
+# Classes, and their subclasses, that are such a part under any name: ultralytics numbers its modules.
+HEAD_CLASS = re.compile(r"(?!\w*AttentionHead$)\w+Head|Detect|Classify|SemanticSegment|RTDETRDecoder")
+# Layers whose parent reads their weight, instead of calling them or to fuse them: parent's class -> children.
 READ_BY_PARENT = {
+    "Conv2": ("conv", "cv2"),
+    "RepConv": ("conv1.conv", "conv2.conv"),
+    "RepVGGDW": ("conv.conv", "conv1.conv"),
     "TransformerEncoderLayer": ("linear1", "linear2"),
     "ShiftedWindowAttention": ("qkv", "proj"),
     "ShiftedWindowAttentionV2": ("qkv", "proj"),
@@ -139,6 +144,7 @@ def find_candidates(model: nn.Module) -> Candidates:
     """Sort a network's layers into trunk, default selection, other convertible ones, and refused ones."""
     modules = list(model.named_modules())
     gates = [n for n, m in modules if n and any(mark in type(m).__name__.lower() for mark in GATE_CLASS_MARKS)]
+    heads = [n for n, m in modules if n and any(HEAD_CLASS.fullmatch(kind.__name__) for kind in type(m).__mro__)]
     dynamic = [n for n, m in modules if isinstance(m, DynamicLayer)]
     read = {
         f"{n}.{child}".removeprefix("."): type(m).__name__
@@ -157,19 +163,23 @@ def find_candidates(model: nn.Module) -> Candidates:
             refused[name] = "its weight is tied to another layer's"
         elif name in read:
             refused[name] = f"its parent, a {read[name]}, reads its weight"
-        elif _inside(name, gates) or _is_head(name):
+        elif _inside(name, [*gates, *heads]) or _is_head(name):
             other.append(layer_spec(name, module))
         else:
             trunk.append(layer_spec(name, module))
     blocks = read_structure(trunk).block_of if trunk else {}
-    heads = [spec for spec in trunk if spec.is_linear and (blocks[spec.name] is None or _is_narrow(spec))]
-    trunk = [spec for spec in trunk if spec not in heads]
+    mappings = [spec for spec in trunk if spec.is_linear and (blocks[spec.name] is None or _is_narrow(spec))]
+    trunk = [spec for spec in trunk if spec not in mappings]
     structure = read_structure(trunk) if trunk else None
     stem = set(structure.stem) if structure else set()
     default = [spec for spec in trunk if spec not in stem]
     order = {name: i for i, (name, _) in enumerate(layers)}
-    other = sorted([*other, *heads], key=lambda spec: order[spec.name])
-    whole = [layer_spec(n, m) for n, m in modules if isinstance(m, DynamicConvNd) and not _is_head(n)]
+    other = sorted([*other, *mappings], key=lambda spec: order[spec.name])
+    whole = [
+        layer_spec(n, m)
+        for n, m in modules
+        if isinstance(m, DynamicConvNd) and not _is_head(n) and not _inside(n, heads)
+    ]
     place = {name: i for i, (name, _) in enumerate(modules)}
     body = sorted([*trunk, *whole], key=lambda spec: place[spec.name])
     return Candidates(tuple(trunk), tuple(body), tuple(default), tuple(other), refused)
