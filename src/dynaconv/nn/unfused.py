@@ -1,6 +1,6 @@
 """Blocks that their framework fuses by type, once a part of them depends on the input.
 
-YOLO's networks (ultralytics, yolov5) fuse every instance of their ``Conv`` with a ``bn`` before they evaluate or export.
+YOLO's networks (ultralytics, yolov5) fuse every instance of their ``Conv`` with a ``bn`` before they evaluate.
 The normalisation goes into the convolution's static weight, which a dynamic one does not have. Such a block becomes an
 :class:`UnfusedConv`, which computes the same and is left alone.
 """
