@@ -29,14 +29,14 @@ def conv(x: Tensor, kernels: Tensor, stride, padding, dilation, groups) -> Tenso
     return y
 
 
-def contrasting(logits: Tensor, beta: Tensor, tau: float, gain: float = 1.0) -> Tensor:
-    """alpha_ij = tau beta_ij + (1 - tau) gain z_ij / (sum_p abs(z_ip) + 1e-3), p over the n cells and the zero cell."""
+def contrasting(logits: Tensor, beta: Tensor, tau: float, added: float = 0.0) -> Tensor:
+    """alpha_ij = tau beta_ij + (1 - tau) z_ij / (sum_p abs(z_ip) + added), p over the n cells and the zero cell."""
     batch, mixtures, columns = logits.shape
     alpha = logits.new_zeros(batch, mixtures, columns - 1)
     for b, i in itertools.product(range(batch), range(mixtures)):
-        norm = sum(abs(logits[b, i, p].item()) for p in range(columns)) + 1e-3
+        norm = sum(abs(logits[b, i, p].item()) for p in range(columns)) + added
         for j in range(columns - 1):
-            alpha[b, i, j] = tau * beta[i, j] + (1 - tau) * gain * logits[b, i, j] / norm
+            alpha[b, i, j] = tau * beta[i, j] + (1 - tau) * logits[b, i, j] / norm
     return alpha
 
 

@@ -89,8 +89,8 @@ def kernel_warehouse(weights, layer, x):
     hidden = normalised(affine(weights, "attention.fc1", pooled(x)), weights, "attention.norm", layer.training)
     logits = affine(weights, "attention.fc2", hidden.clamp(min=0)).reshape(x.shape[0], layer.plan.num_mixtures, -1)
     tau = weights["attention.temperature"].item()
-    gain = {"unit": 1.001, "paper": 1.0}[layer.config.normaliser]
-    attention = oracles.contrasting(logits, layer.attention.beta.double(), tau, gain)
+    added = {"unit": 0.0, "paper": 1e-3}[layer.config.normaliser]
+    attention = oracles.contrasting(logits, layer.attention.beta.double(), tau, added)
     size = getattr(layer, "kernel_size", ())
     kernels = oracles.mixed_kernels(attention, weights["warehouse.cells"], layer.plan.grid, size)
     return kernels, shared_by_all(weights, x)

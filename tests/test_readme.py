@@ -25,7 +25,13 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "printed"),
-    list(zip(blocks("python"), ["parameters after:", "True\n19 layers start", "compiled kernels:", "layers prepared"], strict=True)),
+    list(
+        zip(
+            blocks("python"),
+            ["parameters after:", "True\n19 layers start", "compiled kernels:", "layers prepared"],
+            strict=True,
+        )
+    ),
 )
 def test_python_runs(code, printed, capsys):
     exec(compile(code, "README.md", "exec"), {})

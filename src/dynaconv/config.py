@@ -140,12 +140,11 @@ class KernelWarehouseConfig(MethodConfig):
         assignment: how attention starts, beta: ``"one-to-one"`` (paper), ``"all"`` (every cell to every mixture),
             ``"several"`` (b cells to every mixture, b > 1), ``"pairs"`` (1/b mixtures share a cell, b < 1),
             ``"none"`` (no start: temperature has no effect).
-        attention: function from logits to attention: ``"contrasting"`` is z / (sum abs z + eps), the paper's; the
+        attention: function from logits to attention: ``"contrasting"`` is z / sum abs z, the paper's; the
             others are those of its ablation.
-        normaliser: what the sum of absolute logits z is followed by, eps = 1e-3 in both: ``"unit"`` multiplies by
-            (1 + eps), so that logits whose absolute values sum to one are the attention, and a network made from
-            trained kernels is exact at every temperature; ``"paper"`` is the authors' code, whose kernels are 0.1 %
-            smaller there (every layer's). Eq. 4 of the paper has no eps: its gradient has no bound.
+        normaliser: what logits are divided by, eps = 1e-3 in both: ``"unit"`` is max(sum abs z, eps), the paper's
+            eq. 4 with a bound on its gradient, with which a network made from trained kernels is exact at every
+            temperature; ``"paper"`` is the authors' code, sum abs z + eps, with which its kernels are 0.1 % smaller.
         reduction: hidden width of the attention branch relative to its input channels.
         min_hidden: smallest hidden width of the branch.
         norm: normalisation in the branch: ``"batch"`` (default) or ``"layer"`` (ConvNeXt).

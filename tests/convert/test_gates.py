@@ -104,7 +104,11 @@ def test_every_old_entry_is_still_there(name, config):
 def test_parameters_of_the_papers(name, config, expected):
     model = timm.create_model(name)
     plan = dynaconv.plan(model, config)
-    assert sum(p.numel() for p in dynaconv.convert(model, plan, init="scratch").parameters()) == expected == plan.parameters_after
+    assert (
+        sum(p.numel() for p in dynaconv.convert(model, plan, init="scratch").parameters())
+        == expected
+        == plan.parameters_after
+    )
 
 
 @every_gate

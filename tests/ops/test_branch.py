@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,7 @@ def weights(channels, hidden, mixtures, logits, dtype=torch.float64, *, norm=Fal
         basis=Basis(torch.randn(logits - 2, width, dtype=dtype), 1, min(2, logits - 2)) if basis else None,
         start=torch.rand(mixtures, logits - 1, dtype=dtype) if start else None,
         share=0.7 if start else 1.0,
+        normaliser="paper" if basis else "unit",
     )
 
 
@@ -65,6 +68,17 @@ def test_compiled_is_the_formula(sizes, norm, basis, result):
     assert native.branch_supports(x, w.fc1)
     for given in (x, last, torch.cat([x, x], dim=1)[:, : shape[0]]):
         torch.testing.assert_close(branch(given, w, result), expected, **DOUBLE)
+
+
+@compiled
+@pytest.mark.parametrize("result", NATIVE)
+@pytest.mark.parametrize("normaliser", ["unit", "paper"])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1.0])
+def test_compiled_where_logits_vanish(size, normaliser, result):
+    w = replace(weights(16, 8, 3, 5), normaliser=normaliser)
+    w = replace(w, fc2=size * w.fc2, bias=size * w.bias)
+    x = torch.randn(4, 16, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(branch(x, w, result), branch_formula(x, w, result), **DOUBLE)
 
 
 @compiled
@@ -117,7 +131,7 @@ def test_the_formula_is_the_equation():
         h = (w.fc1 @ x[b].mean((1, 2)) + w.shift).clamp(min=0)
         for i in range(2):
             z = w.fc2.view(2, 3, 4)[i] @ h + w.bias[i]
-            expected = w.start[i] + 0.7 * z[:-1] / (z.abs().sum() + 1e-3)
+            expected = w.start[i] + 0.7 * z[:-1] / z.abs().sum()
             torch.testing.assert_close(y[b, i], expected, **DOUBLE)
 
 

@@ -14,7 +14,7 @@ from dynaconv.config import KernelWarehouseConfig
 from dynaconv.nn.base import TemperedBranch
 from dynaconv.nn.constant import Constant
 from dynaconv.nn.norm import BranchBatchNorm
-from dynaconv.ops.attention import ATTENTION_FUNCTIONS, UNIT_GAIN, blend_with_assignment
+from dynaconv.ops.attention import Normaliser, attention_function, blend_with_assignment
 from dynaconv.ops.branch import Basis, BranchWeights, Result, fold_batch_norm
 from dynaconv.planning import WarehouseLayerPlan
 
@@ -40,10 +40,9 @@ class CellRouter(TemperedBranch):
     ) -> None:
         super().__init__()
         self.num_mixtures, self.num_cells, self.logits = plan.num_mixtures, plan.num_cells, plan.logits
-        self.function = ATTENTION_FUNCTIONS[config.attention]
+        self.function = attention_function(config.attention, config.normaliser)
         self.function_name: Result = config.attention
-        scaled = config.normaliser == "unit" and config.attention in ("contrasting", "nonnegative")
-        self.gain = UNIT_GAIN if scaled else 1.0
+        self.normaliser: Normaliser = config.normaliser
         layer_norm = config.norm == "layer"
         norm = nn.LayerNorm if layer_norm else BranchBatchNorm
         self.fc1 = nn.Linear(plan.spec.in_channels, plan.hidden, bias=layer_norm, device=device, dtype=dtype)
@@ -80,8 +79,8 @@ class CellRouter(TemperedBranch):
         """Give every input the same logits: the last bias holds them, its weights are zero and wait for a gradient.
 
         Args:
-            attention: shape ``(m, logits)``, the zero cell last. Where absolute rows sum to one, contrasting attention
-                with the unit normaliser is these logits themselves.
+            attention: shape ``(m, logits)``, the zero cell last, its absolute rows summing to one: so contrasting
+                attention with the unit normaliser is these logits themselves.
         """
         bias = self.fc2.bias if self.basis_bias is None else self.basis_bias
         assert bias is not None  # of fc2 without a basis, of the basis with one
@@ -156,7 +155,7 @@ class CellRouter(TemperedBranch):
 
     def _attend(self, z: Tensor) -> Tensor:
         """From logits to attention, shape ``(B, m, logits)`` -> ``(B, m, n)``."""
-        normalised = self.function(z.to(torch.promote_types(z.dtype, torch.float32))) * self.gain
+        normalised = self.function(z.to(torch.promote_types(z.dtype, torch.float32)))
         if self.beta is None:
             attention = normalised[..., :-1]
         else:
@@ -193,9 +192,10 @@ class CellRouter(TemperedBranch):
             norm=norm,
             basis=basis,
             start=start,
-            share=self.gain if start is None else self.gain * (1 - tau),
+            share=1.0 if start is None else 1 - tau,
             places=self.columns,
             num_cells=self.num_cells,
+            normaliser=self.normaliser,
         )
         return weights, self.function_name
 

@@ -1,6 +1,6 @@
 """Pure functions on tensors: attention, mixing, and convolution with one kernel per sample."""
 
-from dynaconv.ops.attention import ATTENTION_FUNCTIONS, UNIT_GAIN, blend_with_assignment, contrasting
+from dynaconv.ops.attention import ATTENTION_FUNCTIONS, attention_function, blend_with_assignment, contrasting
 from dynaconv.ops.backends import BACKENDS, pinned_backend, use_backend
 from dynaconv.ops.cost import Madds
 from dynaconv.ops.geometry import Geometry
@@ -16,11 +16,11 @@ from dynaconv.ops.pooling import average
 __all__ = [
     "ATTENTION_FUNCTIONS",
     "BACKENDS",
-    "UNIT_GAIN",
     "Geometry",
     "Madds",
     "Mixture",
     "assemble_kernels",
+    "attention_function",
     "average",
     "blend_with_assignment",
     "contrasting",

@@ -1,32 +1,39 @@
 """From logits to attention: the contrasting-driven function and those of its ablation.
 
 KernelWarehouse, arXiv 2406.07879, eq. 4: alpha = tau * beta + (1 - tau) * z / sum(abs(z)).
-As in the authors' code the sum runs over n + 1 logits (the last is the zero cell's), 1e-3 is added to it, so that
-gradients stay bounded where all logits vanish, and the zero cell's column is dropped at the end.
-
-That 1e-3 makes attention whose absolute logits sum to one 0.1 % smaller than the logits. ``UNIT_GAIN`` makes up for it:
-z (1 + 1e-3) / (sum(abs(z)) + 1e-3) is z itself there, and as well behaved elsewhere.
+The sum runs over n + 1 logits (the last is the zero cell's), and the zero cell's column is dropped at the end.
+Gradients must stay bounded where all logits vanish: the authors' code adds 1e-3 to the sum (``"paper"``), which makes
+absolute values sum to less than one; here the sum may also count as 1e-3 at least (``"unit"``), which is eq. 4 wherever
+it is more.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 EPSILON = 1e-3
-UNIT_GAIN = 1 + EPSILON
+Normaliser = Literal["unit", "paper"]
 
 
-def contrasting(logits: Tensor) -> Tensor:
-    """Z / (sum abs z + eps) over the last dimension: signed, its absolute values sum to less than one."""
-    return logits / (logits.abs().sum(dim=-1, keepdim=True) + EPSILON)
+def divisor(logits: Tensor, normaliser: Normaliser) -> Tensor:
+    """Sum of absolute logits, kept from zero, shape ``(..., n)`` -> ``(..., 1)``."""
+    total = logits.abs().sum(dim=-1, keepdim=True)
+    return total.clamp(min=EPSILON) if normaliser == "unit" else total + EPSILON
 
 
-def nonnegative(logits: Tensor) -> Tensor:
-    """max(z, 0) / (sum abs z + eps) over the last dimension."""
-    return logits.clamp(min=0) / (logits.abs().sum(dim=-1, keepdim=True) + EPSILON)
+def contrasting(logits: Tensor, normaliser: Normaliser = "unit") -> Tensor:
+    """Z / sum abs z over the last dimension: signed, its absolute values sum to one at most."""
+    return logits / divisor(logits, normaliser)
+
+
+def nonnegative(logits: Tensor, normaliser: Normaliser = "unit") -> Tensor:
+    """max(z, 0) / sum abs z over the last dimension."""
+    return logits.clamp(min=0) / divisor(logits, normaliser)
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -34,12 +41,18 @@ def softmax(logits: Tensor) -> Tensor:
     return logits.softmax(dim=-1)
 
 
-ATTENTION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ATTENTION_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "contrasting": contrasting,
     "nonnegative": nonnegative,
     "softmax": softmax,
     "sigmoid": torch.sigmoid,
 }
+
+
+def attention_function(name: str, normaliser: Normaliser) -> Callable[[Tensor], Tensor]:
+    """The function of that name; those that divide by a sum do so by the normaliser."""
+    function = ATTENTION_FUNCTIONS[name]
+    return functools.partial(function, normaliser=normaliser) if name in ("contrasting", "nonnegative") else function
 
 
 def blend_with_assignment(normalised: Tensor, beta: Tensor, temperature: Tensor) -> Tensor:

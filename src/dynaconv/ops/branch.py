@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynaconv.ops import native
-from dynaconv.ops.attention import ATTENTION_FUNCTIONS, EPSILON
+from dynaconv.ops.attention import Normaliser, attention_function, divisor
 
 Result = Literal["logits", "contrasting", "nonnegative", "softmax", "sigmoid", "hidden"]
 NATIVE = ("logits", "contrasting", "nonnegative", "hidden")
@@ -55,9 +55,10 @@ class BranchWeights:
         norm: a LayerNorm over the hidden units.
         basis: of cells of other layers.
         start: what is added to the attention, tau * beta, shape ``(m, logits - 1)``.
-        share: what the attention is multiplied by: 1 - tau, and the normaliser's gain.
+        share: what the attention is multiplied by, 1 - tau.
         places: cells of every mixture, shape ``(m, logits - 1)``, where each has its own.
         num_cells: n, where each has its own.
+        normaliser: of the sum of absolute logits, see :mod:`dynaconv.ops.attention`.
     """
 
     fc1: Tensor
@@ -70,6 +71,7 @@ class BranchWeights:
     share: float = 1.0
     places: Tensor | None = None
     num_cells: int = 0
+    normaliser: Normaliser = "unit"
 
     @property
     def num_mixtures(self) -> int:
@@ -136,7 +138,7 @@ def branch(x: Tensor, weights: BranchWeights, result: Result) -> Tensor:
 
     Returns:
         Logits: ``(B, m, logits)``. Attention: ``(B, m, n)``. Hidden: weights of the terms of a folded mixture,
-        ``share (h, 1) / (sum abs z + eps)``, shape ``(B, m, r + 1)``, see :mod:`dynaconv.ops.folding`. At least
+        ``share (h, 1) / sum abs z``, shape ``(B, m, r + 1)``, see :mod:`dynaconv.ops.folding`. At least
         float32.
     """
     if result in NATIVE and native.branch_supports(x, weights.fc1, weights.fc2):
@@ -155,8 +157,8 @@ def branch_formula(x: Tensor, weights: BranchWeights, result: Result) -> Tensor:
         return z
     if result == "hidden":
         terms = torch.cat([h, h.new_ones(h.shape[0], 1)], dim=1).to(z.dtype)
-        return weights.share * terms.unsqueeze(1) / (z.abs().sum(dim=-1, keepdim=True) + EPSILON)
-    attention = weights.share * ATTENTION_FUNCTIONS[result](z)[..., :-1]
+        return weights.share * terms.unsqueeze(1) / divisor(z, weights.normaliser)
+    attention = weights.share * attention_function(result, weights.normaliser)(z)[..., :-1]
     if weights.start is not None:
         attention = weights.start.to(z.dtype) + attention
     if weights.places is None:

@@ -2,7 +2,7 @@
 
 Contrasting attention over logits z that are affine in r hidden units h makes a mixture
 
-    w_i = sum_j z_ij / s_i e_j = (sum_k h_k G_ik + G_i0) / s_i,    s_i = sum_j abs(z_ij) + 1e-3,
+    w_i = sum_j z_ij / s_i e_j = (sum_k h_k G_ik + G_i0) / s_i,    s_i = sum_j abs(z_ij),
 
 with G_ik = sum_j fc2_ijk e_j known beforehand: r + 1 terms in place of n, which hold (r + 1) times the layer's kernel.
 Only where nothing of the assignment is left (tau = 0) and no LayerNorm or function stands between z and the cells.

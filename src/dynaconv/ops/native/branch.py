@@ -28,7 +28,7 @@ class _Branch(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in POINTERS),
         *((name, ctypes.c_long) for name in SIZES),
-        *((name, ctypes.c_double) for name in ("epsilon", "norm_epsilon", "share")),
+        *((name, ctypes.c_double) for name in ("floor", "epsilon", "norm_epsilon", "share")),
     )
 
 
@@ -99,7 +99,8 @@ def _describe(weights: BranchWeights, result: str) -> _Description:
         cells=cells,
         private=weights.places is not None,
         kind=RESULTS[result],
-        epsilon=EPSILON,
+        floor=EPSILON if weights.normaliser == "unit" else 0.0,
+        epsilon=0.0 if weights.normaliser == "unit" else EPSILON,
         norm_epsilon=0.0 if norm is None else norm.eps,
         share=weights.share,
     )
