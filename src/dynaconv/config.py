@@ -7,8 +7,10 @@ other method's stands beside its layers, in ``dynaconv/nn``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -21,6 +23,7 @@ AttentionFunction = Literal["contrasting", "softmax", "sigmoid", "nonnegative"]
 Normaliser = Literal["unit", "paper"]
 BranchNorm = Literal["batch", "layer"]
 
+MAX_BUDGET = 64
 OVERRIDABLE = ("budget", "cell_scale", "partition", "reduction", "nonlocal_basis_ratio", "assignment")
 
 
@@ -113,6 +116,37 @@ class MethodConfig:
         return given
 
 
+def parse_params(value: Any) -> int | float:
+    """How many parameters are asked for: a whole number of them, or a share of a network's.
+
+    Args:
+        value: a whole number, a share as a float (0.6), or either as text, with k, M or B for thousands, millions,
+            thousand millions ("4M", "850k", "4.03M").
+
+    Raises:
+        DynaconvError: if it is none of these.
+
+    Example:
+        >>> parse_params("4.03M"), parse_params(850_000), parse_params(0.6)
+        (4030000, 850000, 0.6)
+    """
+    text = re.sub("[_,]", "", str(value).strip().lower())
+    unit = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:])
+    try:
+        number = Decimal(text if unit is None else text[:-1])
+    except InvalidOperation:
+        number = Decimal(0)
+    if unit is None and "." in text and 0 < number <= MAX_BUDGET:
+        return float(number)
+    count = number * (unit or 1)
+    if not count.is_finite() or count < 1 or count != int(count):
+        raise DynaconvError(
+            f"params={value!r}; expected a number of parameters (4_000_000, '4M', '850k') or a share of the network's "
+            f"(0.6), at most {MAX_BUDGET}"
+        )
+    return int(count)
+
+
 def linear_fall(progress: float, start: float, end: float) -> float:
     """From ``start`` to ``end`` as progress goes from 0 to 1; before and beyond it stays at its ends."""
     return start + (end - start) * min(1.0, max(0.0, progress))
@@ -125,6 +159,10 @@ class KernelWarehouseConfig(MethodConfig):
     Args:
         budget: b = n / m_t, cells in a warehouse per mixture that draws on it: 1/4 ... 4 in the paper. Parameters
             scale with it; below 1 some mixtures start from the zero cell.
+        params: instead of a budget, how many parameters the whole network may have, static layers and attention
+            branches included: 4_000_000, ``"4M"``, ``"850k"``, or a share of the static network's, 0.6. The plan finds
+            the budget, and the cell_scale unless it is given, that come closest from below (see
+            :mod:`dynaconv.planning.solve`); its config says which, and is what checkpoints hold.
         cell_scale: size of a cell relative to the greatest common divisor of the sharing layers' channels, one
             number or (out, in). None is the paper's choice where it pays: 1 for b >= 1; below, 1/2 unless the
             attention branches, which small cells make larger, would hold more than half the cells' parameters.
@@ -162,6 +200,7 @@ class KernelWarehouseConfig(MethodConfig):
     method: ClassVar[str] = "kernel_warehouse"
 
     budget: float = 1.0
+    params: int | float | str | None = None
     cell_scale: float | tuple[float, float] | None = None
     partition: Partition = "full"
     sharing: SharingRange | Mapping[str, str] | Callable[[Any], str] = "stage"
@@ -179,7 +218,13 @@ class KernelWarehouseConfig(MethodConfig):
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_range("budget", self.budget, 0, 64)
+        check_range("budget", self.budget, 0, MAX_BUDGET)
+        if self.params is not None:
+            parse_params(self.params)
+            if self.budget != 1:
+                raise DynaconvError(
+                    f"budget={self.budget:g} and params={self.params!r} both say how large the network gets; give one"
+                )
         for scale in self.cell_scales or ():
             check_range("cell_scale", scale, 0, 1)
         check_choice("partition", self.partition, get_args(Partition))
@@ -213,7 +258,7 @@ class KernelWarehouseConfig(MethodConfig):
                 raise DynaconvError(
                     f"overrides[{pattern!r}] sets {unknown}; only {OVERRIDABLE} may differ by warehouse"
                 )
-            replace(self, overrides={}, **values)
+            replace(self, params=None, overrides={}, **values)
 
     def __hash__(self) -> int:
         """By the plain fields; equal configs have equal ones."""

@@ -144,6 +144,8 @@ def test_plan(capsys, tmp_path):
     config.write_text("method: {budget: 0.5, cell_scale: 0.5}\n")
     assert main(["plan", "resnet18", "--config", str(config)]) == 0
     assert "7,431,044" in capsys.readouterr().out
+    assert main(["plan", "resnet18", "--method.params", "4.04M"]) == 0
+    assert "asked for:         params='4.04M': b = 0.25" in capsys.readouterr().out
     assert main(["plan", "resnet18", "--where", "layer4.*"]) == 0
     assert "layer3.0.conv1" not in capsys.readouterr().out.partition("left static")[0]
 

@@ -37,7 +37,8 @@ def save_checkpoint(
         model: the network whose ``state_dict`` is saved; tensors that share memory are saved once.
         recipe: what is needed to rebuild and use the network, plain types only. ``recipe["model"]`` holds the
             arguments of :func:`dynaconv.create_model` (``name``, ``config`` as a dictionary or ``None``,
-            ``where``, ``num_classes``, ``in_chans``, ``backbone_kwargs``).
+            ``where``, ``num_classes``, ``in_chans``, ``backbone_kwargs``). A config that asks for a number of
+            parameters is written as the budget and cells that were found for this network.
         extra: more plain values for the JSON file (metrics, epoch); a key of ``recipe`` may not be repeated.
 
     Returns:
@@ -57,7 +58,7 @@ def save_checkpoint(
     identifier = uuid.uuid4().hex
     header = {"format": FORMAT, "dynaconv": __version__, "id": identifier, "aliases": aliases}
     try:
-        text = json.dumps({**header, **recipe, **(extra or {})}, indent=2, allow_nan=True)
+        text = json.dumps({**header, **_as_built(recipe, model), **(extra or {})}, indent=2, allow_nan=True)
     except TypeError as error:
         raise CheckpointError(f"recipe or extra holds a value that JSON can not: {error}; give plain types") from error
 
@@ -133,6 +134,15 @@ def base_path(path: str | Path) -> Path:
 
 def _files(base: Path) -> tuple[Path, Path]:
     return base.with_name(base.name + ".safetensors"), base.with_name(base.name + ".json")
+
+
+def _as_built(recipe: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+    """The recipe, with what was found where it asks for a number of parameters."""
+    asked = recipe["model"].get("config") or {}
+    built = getattr(getattr(model, "warehouses", None), "network_config", None)
+    if asked.get("params") is None or built is None:
+        return recipe
+    return {**recipe, "model": {**recipe["model"], "config": built.to_dict()}}
 
 
 def _own_memory(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

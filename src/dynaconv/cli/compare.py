@@ -31,6 +31,7 @@ devices, start the same command several times: the processes share the runs."""
 EXAMPLES = """
 dynaconv compare --data mnist5k --model resnet18 --backbone.channels '[16,32,64,128]' --epochs 8
 dynaconv compare --methods static odconv odconv:num_kernels=2,reduction=0.125 kernel_warehouse:budget=0.5 --seeds 0 1
+dynaconv compare --methods static kernel_warehouse:params=1.0 kernel_warehouse:params=0.5 --data mnist5k
 dynaconv compare --contenders contenders.yaml --recipe runs/NAME/TIME/config.yaml --out compare/mine
 dynaconv compare --from compare/mine             # table and picture again, without training
 dynaconv compare --from compare/mine --rounds 50 # and measured anew

@@ -12,6 +12,7 @@ from dynaconv.errors import DynaconvError
 EXAMPLES = """
 dynaconv plan kw1d2x_resnet18
 dynaconv plan resnet18 --method.budget 0.5
+dynaconv plan resnet18 --method.params 4M                    # the whole network, branches included; or 0.6 of it
 dynaconv plan mobilenetv2_100 --method odconv --method.num_kernels 4
 dynaconv plan convnext_tiny --method.norm layer --where 'stages.*'
 dynaconv plan efficientnet_b0 --config kernel_warehouse.yaml    # a file with 'method: {budget: 0.5}'

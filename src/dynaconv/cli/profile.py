@@ -14,6 +14,7 @@ EXAMPLES = """
 dynaconv profile od4x_resnet18
 dynaconv profile od4x_resnet50 --backbone.v1_stride true          # the paper's ResNet50: stride in the 1x1
 dynaconv profile resnet18 --method dyconv --by-layer
+dynaconv profile resnet18 --method.params 0.6                      # KernelWarehouse, at 0.6 of the parameters
 dynaconv profile kw1x_mobilenetv2_100 --image-size 192 --batch-size 8 --json
 """
 

@@ -38,6 +38,7 @@ best and last (.safetensors and .json), and last.ckpt to resume from."""
 EXAMPLES = """
 dynaconv train --model kw1x_resnet18 --data digits --epochs 5
 dynaconv train --model resnet18 --method.budget 0.5 --data mnist5k
+dynaconv train --model resnet18 --method.params 4M --data folder:/data/imagenet
 dynaconv train --model resnet18 --method odconv --method.num_kernels 4 --data mnist5k
 dynaconv train --model kw1x_resnet18 --data folder:/data/imagenet --augment.rand_augment rand-m9-mstd0.5-inc1
 dynaconv train --model resnet18 --data digits --backbone.drop_path_rate 0.1 --ema.decay 0.999

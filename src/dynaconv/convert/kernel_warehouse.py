@@ -89,5 +89,5 @@ class KernelWarehouseMethod:
             return cast(WarehouseLayer, built[""]).adopt_warehouse()
         for name in sources:
             replace_module(model, name, built[name])
-        model.add_module("warehouses", Warehouses(warehouses))
+        model.add_module("warehouses", Warehouses(warehouses, plan.config))
         return model

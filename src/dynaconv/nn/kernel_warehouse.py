@@ -28,7 +28,8 @@ from dynaconv.planning import LayerSpec, WarehouseLayerPlan, WarehousePlan, make
 def _plan_alone(spec: LayerSpec, config: KernelWarehouseConfig) -> tuple[WarehouseLayerPlan, WarehousePlan]:
     """Plan for a layer that shares with none."""
     sharing = "none" if config.sharing == "none" else "layer"
-    plan = make_plan([spec], replace(config, sharing=sharing, stage_splits={}, overrides={}))
+    bias = spec.out_channels if spec.bias else 0
+    plan = make_plan([spec], replace(config, sharing=sharing, stage_splits={}, overrides={}), other_parameters=bias)
     return plan.layers[0], plan.warehouses[0]
 
 
@@ -63,6 +64,8 @@ class WarehouseLayer(DynamicLayer):
             )
         if plan is None or warehouse is None:
             plan, own = _plan_alone(spec, self.config)
+            if self.config.params is not None:
+                self.config = own.config  # with the budget that was found
             self.warehouse = Warehouse(own, [plan], device, dtype)
             self.warehouse.owned = True
             self._borrowed = None

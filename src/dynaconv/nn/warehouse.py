@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynaconv.config import KernelWarehouseConfig
 from dynaconv.ops import empty_cells, keeping_layout
 from dynaconv.planning import WarehouseLayerPlan, WarehousePlan
 
@@ -63,10 +64,16 @@ class Warehouses(nn.ModuleDict):
     """All warehouses of a network, by name: the one owner of its shared cells.
 
     As the last member of an ``nn.Sequential`` it hands its input through.
+
+    Args:
+        warehouses: the warehouses, by name.
+        network_config: what the network was converted with, budget and cells as they were found if parameters were
+            asked for; None if that is not known.
     """
 
-    def __init__(self, warehouses: dict[str, Warehouse]) -> None:
+    def __init__(self, warehouses: dict[str, Warehouse], network_config: KernelWarehouseConfig | None = None) -> None:
         super().__init__(warehouses)
+        self.network_config = network_config
         self._claim()
 
     def _claim(self) -> None:

@@ -10,14 +10,13 @@ from fnmatch import fnmatchcase
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.errors import PlanError
 from dynaconv.planning.assignment import Rows, assign
-from dynaconv.planning.budget import basis_size, branch_parameters, hidden_width, warehouse_size
-from dynaconv.planning.partition import CellGrid, cell_grid, cell_shape, paper_scale
+from dynaconv.planning.partition import CellGrid
 from dynaconv.planning.plan import LayerPlan, Plan
 from dynaconv.planning.sharing import group_layers
+from dynaconv.planning.sizes import WarehouseSizes, usual_sizes
+from dynaconv.planning.solve import Solution, solve
 from dynaconv.planning.spec import LayerSpec
 from dynaconv.planning.warehouse_table import warehouse_notes, warehouse_table
-
-MINOR_PARAMETERS = 20_000  # a warehouse of fewer is too small to split for its branches' sake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +80,16 @@ class KernelWarehousePlan(Plan):
     """Who shares what: the layers to convert, in module order, and the warehouses they draw on.
 
     Args:
-        config: what was asked for.
+        config: what was asked for; if that was ``params``, the budget and cells that were found for it.
         layers: the layers' plans.
         warehouses: the warehouses, in order of first appearance.
+        solution: how ``params`` was met, or None.
     """
 
     config: KernelWarehouseConfig
     layers: tuple[WarehouseLayerPlan, ...]
     warehouses: tuple[WarehousePlan, ...]
+    solution: Solution | None = None
 
     @property
     def cell_parameters(self) -> int:
@@ -112,11 +113,6 @@ class KernelWarehousePlan(Plan):
         raise PlanError(f"no warehouse '{name}' in this plan; it has {[w.name for w in self.warehouses]}")
 
     @property
-    def has_halved_cells(self) -> bool:
-        """Whether the paper's rule for b < 1 made some cells smaller than they could be."""
-        return any(w.config.budget < 1 and w.config.cell_scale is None for w in self.warehouses)
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know before converting: costs that outweigh the gain, and layers that start empty."""
         return tuple(warehouse_notes(self))
@@ -126,109 +122,36 @@ class KernelWarehousePlan(Plan):
         return warehouse_table(self)
 
 
-def _local_config(config: KernelWarehouseConfig, warehouse: str) -> KernelWarehouseConfig:
-    for pattern, values in config.overrides.items():
-        if fnmatchcase(warehouse, pattern):
-            return replace(config, overrides={}, **values)
-    return config
-
-
-def _private(config: KernelWarehouseConfig) -> bool:
-    if config.sharing != "none":
-        return False
-    if config.budget < 1 or config.budget != int(config.budget) or config.nonlocal_basis_ratio < 1:
-        raise PlanError(
-            "sharing='none' gives every mixture its own cells: budget must be a whole number of at least 1 and "
-            "nonlocal_basis_ratio 1; "
-            f"got budget={config.budget:g}, nonlocal_basis_ratio={config.nonlocal_basis_ratio:g}"
+def _build(sizes: WarehouseSizes) -> tuple[WarehousePlan, list[WarehouseLayerPlan]]:
+    """Hand a warehouse's cells to its layers."""
+    mixtures = [layer.grid.num_mixtures for layer in sizes.layers]
+    owned = assign(mixtures, sizes.num_cells, sizes.config.budget, sizes.config.assignment)
+    layers = [
+        WarehouseLayerPlan(
+            spec=layer.spec,
+            warehouse=sizes.name,
+            grid=layer.grid,
+            num_cells=sizes.num_cells,
+            rows=share.rows,
+            first_cell=share.first,
+            own_cells=share.size,
+            hidden=layer.hidden,
+            num_local=layer.num_local,
+            basis=layer.basis,
+            logits=layer.logits,
+            branch_parameters=layer.branch_parameters,
         )
-    if config.assignment in ("all", "pairs"):
-        raise PlanError(
-            f"assignment={config.assignment!r} shares cells between mixtures, which sharing='none' rules out; "
-            "use 'one-to-one', 'several' or 'none'"
-        )
-    return True
-
-
-def _plan_warehouse(
-    name: str, specs: Sequence[LayerSpec], config: KernelWarehouseConfig
-) -> tuple[WarehousePlan, list[WarehouseLayerPlan]]:
-    scale = config.cell_scales or paper_scale(specs, config.budget)
-    cell = cell_shape(specs, scale=scale, partition=config.partition)
-    grids = [cell_grid(spec, cell) for spec in specs]
-    mixtures = [grid.num_mixtures for grid in grids]
-    num_cells = warehouse_size(config.budget, sum(mixtures))
-    private = _private(config)
-    layers = []
-    for spec, grid, owned in zip(
-        specs, grids, assign(mixtures, num_cells, config.budget, config.assignment), strict=True
-    ):
-        hidden = hidden_width(spec.in_channels, config.reduction, config.min_hidden)
-        num_local = int(config.budget * grid.num_mixtures)
-        low_rank = config.nonlocal_basis_ratio < 1
-        basis = basis_size(num_cells, num_local, config.nonlocal_basis_ratio) if low_rank else None
-        logits = int(config.budget) + 1 if private else num_cells + 1
-        layers.append(
-            WarehouseLayerPlan(
-                spec=spec,
-                warehouse=name,
-                grid=grid,
-                num_cells=num_cells,
-                rows=owned.rows,
-                first_cell=owned.first,
-                own_cells=owned.size,
-                hidden=hidden,
-                num_local=num_local,
-                basis=basis,
-                logits=logits,
-                branch_parameters=branch_parameters(
-                    in_channels=spec.in_channels,
-                    hidden=hidden,
-                    num_mixtures=grid.num_mixtures,
-                    logits=logits,
-                    layer_norm=config.norm == "layer",
-                    basis=None if basis is None else (num_local, basis),
-                ),
-            )
-        )
+        for layer, share in zip(sizes.layers, owned, strict=True)
+    ]
     warehouse = WarehousePlan(
-        name=name,
-        cell_shape=cell,
-        num_cells=num_cells,
+        name=sizes.name,
+        cell_shape=sizes.cell_shape,
+        num_cells=sizes.num_cells,
         num_mixtures=sum(mixtures),
-        layers=tuple(spec.name for spec in specs),
-        config=config,
+        layers=tuple(layer.name for layer in layers),
+        config=sizes.config,
     )
     return warehouse, layers
-
-
-def _outweighs(warehouse: WarehousePlan, layers: Sequence[WarehouseLayerPlan], limit: float) -> bool:
-    """Whether a warehouse's attention branches hold more than ``limit`` times its cells, and enough to matter."""
-    return sum(p.branch_parameters for p in layers) > limit * max(warehouse.parameters, MINOR_PARAMETERS)
-
-
-def _plan_group(
-    name: str, specs: Sequence[LayerSpec], config: KernelWarehouseConfig
-) -> list[tuple[WarehousePlan, list[WarehouseLayerPlan]]]:
-    """Plan a warehouse, or one for every width if one for all would crumble the cells."""
-    planned = _plan_warehouse(name, specs, config)
-    widths: dict[str, list[LayerSpec]] = {}
-    for spec in specs:
-        widths.setdefault("x".join(map(str, spec.kernel_shape[:2])), []).append(spec)
-    if len(widths) == 1 or not isinstance(config.sharing, str) or not _outweighs(*planned, config.branch_limit):
-        return [planned]
-    return [_plan_warehouse(f"{name}_{width}", members, config) for width, members in widths.items()]
-
-
-def _plan_groups(
-    groups: Mapping[str, Sequence[LayerSpec]], config: KernelWarehouseConfig
-) -> tuple[list[WarehousePlan], dict[str, WarehouseLayerPlan]]:
-    warehouses, layers = [], {}
-    for name, specs in groups.items():
-        for warehouse, planned in _plan_group(name, specs, _local_config(config, name)):
-            warehouses.append(warehouse)
-            layers.update({layer.name: layer for layer in planned})
-    return warehouses, layers
 
 
 def make_plan(
@@ -257,18 +180,21 @@ def make_plan(
     idle = [p for p in config.overrides if not any(fnmatchcase(name, p) for name in groups)]
     if idle:
         raise PlanError(f"overrides names warehouses that do not exist: {idle}; this plan has {sorted(groups)}")
-    warehouses, layers = _plan_groups(groups, config)
-    plan = KernelWarehousePlan(
+    solution = None
+    if config.params is not None:
+        solution = solve(selected, trunk or selected, config, other_parameters)
+        config = solution.config
+    built = [_build(sizes) for sizes in usual_sizes(groups, config)]
+    layers = {layer.name: layer for _, members in built for layer in members}
+    return KernelWarehousePlan(
         config=config,
         layers=tuple(layers[spec.name] for spec in selected),
-        warehouses=tuple(warehouses),
+        warehouses=tuple(warehouse for warehouse, _ in built),
+        solution=solution,
         other_parameters=other_parameters,
         left_static=tuple(left_static),
         refused=tuple((refused or {}).items()),
     )
-    if config.cell_scale is None and plan.has_halved_cells and 2 * plan.branch_parameters > plan.cell_parameters:
-        return replace(_with_full_cells(plan, groups), config=config)
-    return plan
 
 
 def without_empty_mixtures(plan: KernelWarehousePlan) -> KernelWarehousePlan:
@@ -284,9 +210,3 @@ def without_empty_mixtures(plan: KernelWarehousePlan) -> KernelWarehousePlan:
         for house in plan.warehouses
     )
     return replace(plan, layers=tuple(layers), warehouses=tuple(houses))
-
-
-def _with_full_cells(plan: KernelWarehousePlan, groups: Mapping[str, Sequence[LayerSpec]]) -> KernelWarehousePlan:
-    """The same plan with cells of the whole divisor."""
-    warehouses, layers = _plan_groups(groups, replace(plan.config, cell_scale=1.0))
-    return replace(plan, layers=tuple(layers[p.name] for p in plan.layers), warehouses=tuple(warehouses))

@@ -56,6 +56,11 @@ def warehouse_notes(plan: KernelWarehousePlan) -> list[str]:
             f"the attention branches ({plan.branch_parameters:,} parameters) take back what the budget of "
             f"{plan.config.budget:g} saves, {_heaviest(plan)}. {helps}"
         )
+    if plan.solution is not None and plan.solution.is_far and plan.solution.next_larger is not None:
+        notes.append(
+            f"{plan.parameters_after:,} parameters are the closest to {plan.solution.target:,} from below, the next "
+            f"larger network has {plan.solution.next_larger:,}. A smaller cell_scale gives finer steps"
+        )
     empty = [layer.name for layer in plan.layers if not layer.own_cells and any(layer.rows)]
     if empty:
         notes.append(
@@ -91,4 +96,5 @@ def warehouse_table(plan: KernelWarehousePlan) -> str:
         sizes = (str(len(house.layers)), str(house.num_mixtures), str(house.num_cells), budget)
         totals.append((house.name, *sizes, f"{house.parameters:,}"))
     lines += ["", *align(totals, left=1), ""]
-    return "\n".join([*lines, *total_lines(plan, "cells")])
+    asked = [] if plan.solution is None else [f"asked for:         {plan.solution}"]
+    return "\n".join([*lines, *asked, *total_lines(plan, "cells")])

@@ -231,8 +231,8 @@ class Recipe:
 
     Args:
         model: a preset (`dynaconv models`) or any timm backbone.
-        method: with a backbone: the dynamic convolution's config as a mapping, such as {budget: 0.5}; null for the
-            plain backbone, or for the preset's own config.
+        method: with a backbone: the dynamic convolution's config as a mapping, such as {budget: 0.5} or
+            {params: 4M}; null for the plain backbone, or for the preset's own config.
         where: with a backbone: patterns of the layers to convert, null for the method's own choice.
         backbone: further arguments of the backbone, such as {drop_path_rate: 0.1}.
         data: digits, mnist5k, folder:PATH (train/ and val/ with a folder a class), or timm:NAME.
