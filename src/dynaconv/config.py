@@ -49,6 +49,16 @@ def check_range(name: str, value: Any, low: float, high: float, unit: str = "") 
         )
 
 
+def check_not_negative(name: str, value: Any) -> None:
+    """Refuse a value that is no finite number of at least 0.
+
+    Raises:
+        DynaconvError: which says what arrived.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise DynaconvError(f"{name}={value!r}; expected a number of at least 0")
+
+
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
     """Refuse a value that is no whole number of at least ``minimum``.
 
@@ -183,6 +193,11 @@ class KernelWarehouseConfig(MethodConfig):
         normaliser: what logits are divided by, eps = 1e-3 in both: ``"unit"`` is max(sum abs z, eps), the paper's
             eq. 4 with a bound on its gradient, with which a network made from trained kernels is exact at every
             temperature; ``"paper"`` is the authors' code, sum abs z + eps, with which its kernels are 0.1 % smaller.
+        branch_start: logit of the assigned cells at the start, in units of a mixture's n + 1 logits: the last bias of
+            the attention branch. Kernels then stay one-to-one when temperature falls, and leave that the more slowly
+            the larger it is, as attention is a ratio of logits; below b = 1, mixtures of the zero cell borrow a cell.
+            0 is the authors' zero bias, with which kernels become random mixtures. ``"softmax"`` and ``"sigmoid"``
+            always start from 0. Measured in ``docs/from-scratch.md``.
         reduction: hidden width of the attention branch relative to its input channels.
         min_hidden: smallest hidden width of the branch.
         norm: normalisation in the branch: ``"batch"`` (default) or ``"layer"`` (ConvNeXt).
@@ -210,6 +225,7 @@ class KernelWarehouseConfig(MethodConfig):
     assignment: Assignment = "one-to-one"
     attention: AttentionFunction = "contrasting"
     normaliser: Normaliser = "unit"
+    branch_start: float = 4.0
     reduction: float = 1 / 16
     min_hidden: int = 16
     norm: BranchNorm = "batch"
@@ -243,6 +259,7 @@ class KernelWarehouseConfig(MethodConfig):
         check_choice("assignment", self.assignment, get_args(Assignment))
         check_choice("attention", self.attention, get_args(AttentionFunction))
         check_choice("normaliser", self.normaliser, get_args(Normaliser))
+        check_not_negative("branch_start", self.branch_start)
         check_range("reduction", self.reduction, 0, 1)
         check_range("min_hidden", self.min_hidden, 0, 65536, " channels")
         if not isinstance(self.min_hidden, int):

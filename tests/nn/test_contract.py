@@ -139,9 +139,9 @@ def test_resetting_starts_afresh(case):
         pytest.skip("made of torch.nn's layers alone")
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter += 10
+            parameter += 10_000
     layer.reset_parameters()
-    kept = [name for name, value in layer.named_parameters() if value.abs().max() > 8]
+    kept = [name for name, value in layer.named_parameters() if value.abs().max() > 8_000]
     assert not kept
     assert not any(value.isnan().any() for value in layer.state_dict().values())
 

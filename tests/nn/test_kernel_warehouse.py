@@ -92,6 +92,77 @@ def test_below_budget_one_unassigned_mixtures_start_as_zero():
     assert (blocks > 0).tolist() == [[True, False], [False, True]]
 
 
+STARTS = {
+    "one-to-one": {},
+    "nonnegative": {"attention": "nonnegative"},
+    "b = 2": {"budget": 2},
+    "several": {"budget": 2, "assignment": "several"},
+    "all": {"assignment": "all"},
+    "pairs": {"budget": 0.5, "cell_scale": 0.5, "assignment": "pairs"},
+    "private": {"sharing": "none"},
+    "private, b = 2": {"sharing": "none", "budget": 2},
+    "basis": {"nonlocal_basis_ratio": 0.25, "budget": 2},
+    "layer norm": {"norm": "layer"},
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_attention_starts_near_the_assignment(name):
+    """Without temperature, and up to the branch's random weights: rows of beta over their sums."""
+    layer = KWConv2d(8, 16, 3, config=KernelWarehouseConfig(**STARTS[name]), dtype=torch.float64)
+    router = layer.attention
+    attention = router(torch.randn(64, 8, dtype=torch.float64))
+    expected = (router.beta / router.beta.sum(1, keepdim=True))[:, :-1]
+    if router.columns is not None:
+        expected = torch.zeros(attention.shape[1:]).scatter(1, router.columns, expected)
+    assert (attention - expected).abs().sum(-1).mean() < 0.5
+    nn.init.zeros_(router.fc2.weight)
+    exact = router(torch.randn(2, 8, dtype=torch.float64))
+    torch.testing.assert_close(exact, expected.to(exact).expand_as(exact), rtol=2e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_the_papers_start_is_zero(name):
+    layer = KWConv2d(8, 16, 3, config=KernelWarehouseConfig(branch_start=0, **STARTS[name]))
+    bias = layer.attention.fc2.bias if layer.attention.basis is None else layer.attention.basis_bias
+    assert not bias.any()
+
+
+@pytest.mark.parametrize("attention", ["softmax", "sigmoid"])
+def test_a_start_of_other_functions_is_the_papers(attention):
+    assert not KWConv2d(8, 16, 3, config=KernelWarehouseConfig(attention=attention)).attention.fc2.bias.any()
+
+
+def test_below_budget_one_waiting_mixtures_borrow_a_cell_each():
+    config = KernelWarehouseConfig(budget=0.25, cell_scale=0.5)
+    layer = KWConv2d(8, 16, 3, config=config, dtype=torch.float64)
+    nn.init.zeros_(layer.attention.fc2.weight)
+    attention = layer.attention(torch.randn(1, 8, dtype=torch.float64))[0]
+    waiting = layer.attention.beta[:, -1] == 1
+    assert waiting.sum() == 27
+    torch.testing.assert_close(attention.abs().sum(1), torch.ones(36, dtype=torch.float64), rtol=2e-3, atol=0)
+    assert ((attention.abs() > 0.5).sum(1) == 1).all()
+    assert (attention[~waiting] >= 0).all()
+    assert 3 < (attention[waiting].sum(1) < 0).sum() < 24
+    uses = (attention[waiting].abs() > 0.5).sum(0)
+    assert (uses == 3).all()  # 27 mixtures over 9 cells, each as often
+    layer.reset_parameters()
+    nn.init.zeros_(layer.attention.fc2.weight)
+    assert not torch.equal(layer.attention(torch.randn(1, 8, dtype=torch.float64))[0], attention)  # drawn anew
+
+
+def test_waiting_mixtures_borrow_without_sign_where_attention_has_none():
+    layer = KWConv2d(8, 16, 3, config=KernelWarehouseConfig(budget=0.25, cell_scale=0.5, attention="nonnegative"))
+    nn.init.zeros_(layer.attention.fc2.weight)
+    assert (layer.attention(torch.randn(1, 8))[0].sum(1) > 0.9).all()
+
+
+@pytest.mark.parametrize("value", [-1, True, "paper", float("inf"), float("nan")])
+def test_a_start_that_is_none_is_refused(value):
+    with pytest.raises(DynaconvError, match=r"branch_start=.*expected a number of at least 0"):
+        KernelWarehouseConfig(branch_start=value)
+
+
 @pytest.mark.parametrize("attention", ["contrasting", "softmax", "sigmoid", "nonnegative"])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 @pytest.mark.parametrize("assignment", ["one-to-one", "all", "none"])

@@ -76,7 +76,9 @@ def parser() -> Any:
     flags.add_argument(
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
-    flags.add_argument("--data", type=str, default=Recipe.data, help="digits, mnist5k, folder:PATH, or timm:NAME")
+    flags.add_argument(
+        "--data", type=str, default=Recipe.data, help="digits, mnist5k, scenes, folder:PATH, or timm:NAME"
+    )
     flags.add_argument("--method", type=dict[str, Any] | None, default=None, help="not used: give --methods")
     for name, group in GROUPS.items():
         flags.add_class_arguments(group, name)

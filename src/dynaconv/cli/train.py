@@ -67,7 +67,9 @@ def parser() -> Any:
     flags.add_argument(
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
-    flags.add_argument("--data", type=str, default=Recipe.data, help="digits, mnist5k, folder:PATH, or timm:NAME")
+    flags.add_argument(
+        "--data", type=str, default=Recipe.data, help="digits, mnist5k, scenes, folder:PATH, or timm:NAME"
+    )
     for name, group in GROUPS.items():
         flags.add_class_arguments(group, name)
     flags.add_argument("--out", type=str, default="runs", help="folder of all runs")

@@ -19,7 +19,7 @@ WITH_STEM = ("*", "!classifier")
 CONVNEXT_WHERE = ("*", "!head.fc")
 DEIT_KINDS = {"blocks.*.attn.qkv": "qkv", "blocks.*.mlp.fc1": "fc1", "blocks.*.mlp.fc2": "fc2"}
 
-published = partial(KernelWarehouseConfig, normaliser="paper")
+published = partial(KernelWarehouseConfig, normaliser="paper", branch_start=0)
 """The authors' code, where the library's defaults differ from it."""
 
 

@@ -6,6 +6,8 @@ pool -> fc1 -> norm -> ReLU -> fc2 -> contrasting-driven attention.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +19,9 @@ from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.ops.attention import Normaliser, attention_function, blend_with_assignment
 from dynaconv.ops.branch import Basis, BranchWeights, Result, fold_batch_norm
 from dynaconv.planning import WarehouseLayerPlan
+
+RATIOS = ("contrasting", "nonnegative")
+"""Attention functions that divide logits by the sum of their absolute values."""
 
 
 class CellRouter(TemperedBranch):
@@ -43,6 +48,7 @@ class CellRouter(TemperedBranch):
         self.function = attention_function(config.attention, config.normaliser)
         self.function_name: Result = config.attention
         self.normaliser: Normaliser = config.normaliser
+        self.start = config.branch_start if config.attention in RATIOS else 0.0
         layer_norm = config.norm == "layer"
         norm = nn.LayerNorm if layer_norm else BranchBatchNorm
         self.fc1 = nn.Linear(plan.spec.in_channels, plan.hidden, bias=layer_norm, device=device, dtype=dtype)
@@ -64,7 +70,10 @@ class CellRouter(TemperedBranch):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming normal (fan-out) weights, zero biases, identity normalisation, as in the authors' code."""
+        """Kaiming normal (fan-out) weights, identity normalisation, zero biases but the last, which is the assignment.
+
+        With ``branch_start=0`` it is zero, too, as in the authors' code.
+        """
         for weight in (self.fc1.weight, self.fc2.weight, self.basis):
             if weight is not None and weight.numel():
                 nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
@@ -73,6 +82,28 @@ class CellRouter(TemperedBranch):
                 nn.init.zeros_(bias)
         self.norm.reset_parameters()
         self.temperature.zero_()
+        if self.start and self.beta is not None and not self.beta.is_meta:
+            self._start_from(self.beta)
+
+    @torch.no_grad()
+    def _start_from(self, beta: Tensor) -> None:
+        """Let attention without temperature start as the assignment, each row's share spread over its ones.
+
+        Logits count against their sum over all n + 1 columns, and every column moves with the learning rate; so they
+        start in proportion to the number of columns. A mixture that waits at the zero cell would be slow to leave it:
+        it gets some other mixture's cell, with a random sign, and fades in as temperature falls.
+        """
+        start = beta / beta.sum(1, keepdim=True)
+        waiting = beta[:, -1].nonzero().flatten()
+        if len(waiting):
+            cells = beta.shape[1] - 1
+            rounds = [torch.randperm(cells) for _ in range(math.ceil(len(waiting) / cells))]
+            signs = torch.randint(0, 2, (len(waiting),)) * 2 - 1
+            if self.function_name == "nonnegative":
+                signs.abs_()
+            start[waiting] = 0
+            start[waiting, torch.cat(rounds)[: len(waiting)].to(beta.device)] = signs.to(beta)
+        self._last_bias().copy_((self.start * self.logits * start).flatten())
 
     @torch.no_grad()
     def adopt(self, attention: Tensor) -> None:
@@ -82,17 +113,19 @@ class CellRouter(TemperedBranch):
             attention: shape ``(m, logits)``, the zero cell last, its absolute rows summing to one: so contrasting
                 attention with the unit normaliser is these logits themselves.
         """
+        nn.init.zeros_(self.fc2.weight)
+        self._last_bias().copy_(attention.flatten())
+
+    def _last_bias(self) -> Tensor:
+        """What logits are where the hidden units are silent, shape ``(m * logits,)``."""
         bias = self.fc2.bias if self.basis_bias is None else self.basis_bias
         assert bias is not None  # of fc2 without a basis, of the basis with one
-        nn.init.zeros_(self.fc2.weight)
-        bias.copy_(attention.flatten())
+        return bias
 
     @torch.no_grad()
     def attention_at_rest(self) -> Tensor:
         """Attention where the hidden units are silent, shape ``(m, n)``, in float64."""
-        bias = self.fc2.bias if self.basis_bias is None else self.basis_bias
-        assert bias is not None  # of fc2 without a basis, of the basis with one
-        return self._attend(bias.double().view(1, self.num_mixtures, self.logits))[0]
+        return self._attend(self._last_bias().double().view(1, self.num_mixtures, self.logits))[0]
 
     def set_temperature(self, value: float) -> None:
         """Set the temperature; where there is no assignment to blend with, it stays at 0."""
@@ -176,8 +209,7 @@ class CellRouter(TemperedBranch):
             norm, fc1, shift = self.norm, self.fc1.weight.detach(), self.fc1.bias
         else:
             norm, (fc1, shift) = None, fold_batch_norm(self.fc1, self.norm)
-        bias = self.fc2.bias if self.basis is None else self.basis_bias
-        assert bias is not None  # of fc2 without a basis, of the basis with one
+        bias = self._last_bias()
         assert shift is not None  # fc1 has a bias before a LayerNorm
         basis, start, tau = None, None, float(self.temperature)
         if self.basis is not None:

@@ -235,7 +235,7 @@ class Recipe:
             {params: 4M}; null for the plain backbone, or for the preset's own config.
         where: with a backbone: patterns of the layers to convert, null for the method's own choice.
         backbone: further arguments of the backbone, such as {drop_path_rate: 0.1}.
-        data: digits, mnist5k, folder:PATH (train/ and val/ with a folder a class), or timm:NAME.
+        data: digits, mnist5k, scenes, folder:PATH (train/ and val/ with a folder a class), or timm:NAME.
         loader: reading and batching.
         augment: augmentation.
         optimizer: optimiser.

@@ -6,11 +6,10 @@ many times faster than decoding. Files go through timm's transforms in worker pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,8 +23,10 @@ from dynaconv.training.augment import (
     train_transform,
 )
 from dynaconv.training.config import AugmentConfig, LoaderConfig, Recipe
+from dynaconv.training.memory_images import MemoryImages
 from dynaconv.training.sampling import EpochBatches, ResumableLoader, SeededDataset
-from dynaconv.training.sources import ImageSource, MemoryImages, open_source
+from dynaconv.training.scenes import SceneImages
+from dynaconv.training.sources import ImageSource, open_source
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -60,17 +61,39 @@ class MemoryLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.batches:
             chosen = torch.tensor([index for index, _ in batch])
-            images = self.images[chosen]
             # The first image's seed stands for the batch: it, too, is a function of run, epoch and place.
             generator = torch.Generator().manual_seed(batch[0][1])
-            if self.augment is not None:
-                images = random_affine(images, self.augment, generator)
-                if self.augment.flip:
-                    images = random_flip(images, self.augment.flip, generator)
+            images = self.draw(chosen, [seed for _, seed in batch], generator)
+            if self.augment is not None and self.augment.flip:
+                images = random_flip(images, self.augment.flip, generator)
             images = (images - self.mean) / self.std
             if self.augment is not None and self.augment.erasing:
                 images = random_erase(images, self.augment.erasing, generator)
             yield images, self.labels[chosen]
+
+    def draw(self, chosen: Tensor, seeds: Sequence[int], generator: torch.Generator) -> Tensor:
+        """The chosen images, shifted, turned and zoomed for training."""
+        images = self.images[chosen]
+        return images if self.augment is None else random_affine(images, self.augment, generator)
+
+
+class SceneLoader(MemoryLoader):
+    """Batches of scenes, each made from the seed of its image: they have place, turn and scale of their own.
+
+    Args:
+        scenes: digits and photographs.
+        size: side of a scene in pixels.
+        in_chans: 1 or 3.
+        options: the other arguments of :class:`MemoryLoader`.
+    """
+
+    def __init__(self, scenes: SceneImages, size: int, in_chans: int, **options: Any) -> None:
+        super().__init__(scenes.images, scenes.labels, **options)
+        self.scenes, self.size, self.in_chans = scenes, size, in_chans
+
+    def draw(self, chosen: Tensor, seeds: Sequence[int], generator: torch.Generator) -> Tensor:
+        """A scene of every chosen digit."""
+        return self.scenes.render(chosen, seeds, self.size, self.in_chans)
 
 
 class ImageDataModule(LightningDataModule):
@@ -113,7 +136,7 @@ class ImageDataModule(LightningDataModule):
         self.crop_pct = self.loader.crop_pct or (1.0 if source.in_memory else 0.95)
         self.interpolation = "bilinear" if source.in_memory else self.loader.interpolation
         if source.in_memory:
-            value_mean, value_std = _statistics(source.train)
+            value_mean, value_std = source.train.statistics()
             self.mean, self.std = (value_mean,) * self.in_chans, (value_std,) * self.in_chans
         elif self.in_chans == 1:
             self.mean, self.std = (0.449,), (0.226,)
@@ -141,9 +164,15 @@ class ImageDataModule(LightningDataModule):
         """Shuffled, augmented batches that a run can resume within."""
         images = self._opened().train
         batches = self._batches(len(images), training=True)
-        if isinstance(images, MemoryImages) and self.augment.rand_augment is None:
-            pixels = _resize(images.images, self.image_size, self.in_chans)
-            loader: Any = MemoryLoader(pixels, images.labels, batches, self.mean, self.std, self.augment)
+        loader: Any
+        if isinstance(images, SceneImages):
+            if self.augment.rand_augment is not None:
+                raise DynaconvError("scenes are made a batch at a time and vary by themselves; drop rand_augment")
+            options = {"batches": batches, "mean": self.mean, "std": self.std, "augment": self.augment}
+            loader = SceneLoader(images, self.image_size, self.in_chans, **options)
+        elif isinstance(images, MemoryImages) and self.augment.rand_augment is None:
+            pixels = images.pixels(self.image_size, self.in_chans)
+            loader = MemoryLoader(pixels, images.labels, batches, self.mean, self.std, self.augment)
         else:
             transform = train_transform(self.augment, self.image_size, self.mean, self.std)
             loader = self._from_files(images, transform, batches)
@@ -154,7 +183,7 @@ class ImageDataModule(LightningDataModule):
         images = self._opened().val
         batches = self._batches(len(images), training=False)
         if isinstance(images, MemoryImages):
-            pixels = _resize(images.images, self.image_size, self.in_chans)
+            pixels = images.pixels(self.image_size, self.in_chans)
             return MemoryLoader(pixels, images.labels, batches, self.mean, self.std)
         transform = eval_transform(self.image_size, self.mean, self.std, self.crop_pct, self.interpolation)
         return ResumableLoader(self._from_files(images, transform, batches), batches)
@@ -185,16 +214,3 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def _statistics(images: MemoryImages) -> tuple[float, float]:
-    """Mean and standard deviation of pixels between 0 and 1."""
-    pixels = images.images.double() / 255
-    return round(pixels.mean().item(), 4), round(pixels.std().item(), 4)
-
-
-def _resize(images: Tensor, size: int, in_chans: int) -> Tensor:
-    pixels = images.float() / 255
-    if pixels.shape[-2:] != (size, size):
-        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return pixels.expand(-1, in_chans, -1, -1).contiguous()
