@@ -117,7 +117,8 @@ def save_picture(values: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+    every_axes = figure.subplots(1, len(PANELS))
+    for axes, (column, title) in zip(every_axes, PANELS, strict=True):
         for index, entry in enumerate(entry for entry in values["contenders"] if entry["runs"]):
             runs = [[row[column] for row in run["epochs"]] for run in entry["runs"]]
             epochs = range(1, len(runs[0]) + 1)
@@ -128,7 +129,7 @@ def save_picture(values: dict[str, Any], path: Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    every_axes[-1].legend(fontsize=8)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=110, format="png")
     temporary.replace(path)
