@@ -9,7 +9,7 @@ Three verbs::
 
 from dynaconv._version import __version__
 from dynaconv.analysis import profile
-from dynaconv.checkpoints import load_reference_checkpoint
+from dynaconv.checkpoints import load_reference_checkpoint, load_weights
 from dynaconv.config import KernelWarehouseConfig, MethodConfig
 from dynaconv.convert import Pretrained, WarmStartReport, config_from_dict, convert, plan, warm_start_report
 from dynaconv.errors import DynaconvError, PlanWarning
@@ -126,6 +126,7 @@ __all__ = [
     "inference_report",
     "list_models",
     "load_reference_checkpoint",
+    "load_weights",
     "native_status",
     "plan",
     "prepare_inference",

@@ -74,10 +74,10 @@ def fewer_warehouses(state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_shape, r"'fc.weight' has shape \(10, 512\) in the checkpoint, \(1000, 512\) here"),
-        (drop, r"lacks \['layer2.0.conv1.attention.fc1.weight'\]"),
+        (change_shape, r"a classifier of 10 classes, here of 1000 \(1\): fc.weight \(10, 512\), here \(1000, 512\)"),
+        (drop, r"names that the weights lack \(1\): layer2.0.conv1.attention.fc1.weight"),
         (fewer_warehouses, "has 3 warehouses, the network 4"),
-        (lambda s: s | {"head.weight": torch.zeros(1)}, r"has besides \['head.weight'\]"),
+        (lambda s: s | {"head.weight": torch.zeros(1)}, r"names that the network does not have \(1\): head.weight"),
     ],
 )
 def test_what_does_not_fit(model, state, change, message):

@@ -52,16 +52,21 @@ def translate_method_keys(model: nn.Module, method: str, state: Mapping[str, Ten
     layers = [name for name, module in model.named_modules() if isinstance(module, DynamicLayer)]
     prefixes = [f"{name}." if name else "" for name in layers]
     translated: dict[str, Tensor] = {}
+    static: dict[str, Tensor] = {}
+    parts: set[str] = set()
     for key, value in state.items():
-        plain = _apply(NETWORK_RULES.get(method, ()), rename(key.removeprefix("module.")))
-        plain = _routing_of_block(plain, layers)
+        plain = rename(key.removeprefix("module."))
+        static[plain] = value
+        plain = _routing_of_block(_apply(NETWORK_RULES.get(method, ()), plain), layers)
         home = next((prefix for prefix in prefixes if plain.startswith(prefix)), None)
         if home is not None:
-            plain = home + _apply(LAYER_RULES.get(method, ()), plain.removeprefix(home))
+            part = _apply(LAYER_RULES.get(method, ()), plain.removeprefix(home))
+            parts.add(part)
+            plain = home + part
         if plain in translated:
             raise CheckpointError(f"two keys of the checkpoint, one of them '{key}', both mean '{plain}' here")
         translated[plain] = value
-    return translated
+    return translated if parts - {"kernel", "bias"} else static  # a static network's: its kernels are no experts
 
 
 def _routing_of_block(key: str, layers: Sequence[str]) -> str:

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dynaconv._version import __version__
+from dynaconv.checkpoints.weights import load_or_explain
 from dynaconv.convert import config_from_dict
 from dynaconv.errors import CheckpointError
 from dynaconv.nn import check_linked
@@ -93,7 +93,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     recipe = read_recipe(path)
     tensors = _read_weights(path, recipe)
     model = _build(recipe)
-    _load_strictly(model, tensors, str(path))
+    load_or_explain(model, tensors, f"the weights of {path} do not fit the model its recipe describes")
     return model.eval(), recipe
 
 
@@ -189,19 +189,3 @@ def _build(recipe: Mapping[str, Any]) -> nn.Module:
     config = arguments.pop("config", None)
     name = arguments.pop("name")
     return create_model(name, config=config_from_dict(config) if config else None, **arguments, **backbone)
-
-
-def _load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    expected = model.state_dict()
-    problems = [f"{name} is missing" for name in expected if name not in tensors]
-    problems += [f"{name} is not in the model" for name in tensors if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)} where the model has {tuple(expected[name].shape)}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"the weights of {source} do not fit the model its recipe describes: {shown}")
-    with torch.no_grad():
-        model.load_state_dict(dict(tensors), strict=True)

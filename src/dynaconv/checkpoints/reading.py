@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dynaconv.errors import CheckpointError
 
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "state_dict_ema", "model_ema", "ema", "params_ema", "params")
+"""Where training scripts keep the network's state dict, in the order in which it is looked for."""
 
-def read_state_dict(source: str | Path | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+
+def read_state_dict(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str | None]:
     """A state dict, given as one or as a file (safetensors, or a pickle, read with ``weights_only=True``).
+
+    Returns:
+        The state dict, and in which entry of a training checkpoint it was found, or None.
 
     Raises:
         CheckpointError: if there is no such file, or it holds something else.
@@ -25,9 +33,10 @@ def read_state_dict(source: str | Path | Mapping[str, Tensor]) -> Mapping[str, T
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file at '{path}'")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        try:
+            return load_file(path), None
+        except SafetensorError as error:
+            raise CheckpointError(f"'{path}' is damaged or no safetensors file: {error}") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their flags beside
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -41,9 +50,9 @@ def read_state_dict(source: str | Path | Mapping[str, Tensor]) -> Mapping[str, T
     return _state_dict_of(content)
 
 
-def _state_dict_of(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The state dict in a training checkpoint, or the mapping itself."""
-    for key in ("model", "state_dict", "state_dict_ema"):
+def _state_dict_of(content: Mapping[str, Any], place: str | None = None) -> tuple[Mapping[str, Tensor], str | None]:
+    """The state dict in a training checkpoint, or the mapping itself, and where it was."""
+    for key in STATE_KEYS:
         if isinstance(content.get(key), Mapping):
-            return content[key]
-    return content
+            return _state_dict_of(content[key], key)
+    return content, place

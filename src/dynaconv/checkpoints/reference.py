@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from dynaconv.checkpoints.method_keys import translate_method_keys
 from dynaconv.checkpoints.reading import read_state_dict
+from dynaconv.checkpoints.report import compare_weights
 from dynaconv.checkpoints.warehouse_keys import translate_warehouse_keys
+from dynaconv.checkpoints.weights import load_or_explain, shapes
 from dynaconv.errors import CheckpointError
 from dynaconv.nn import Warehouses, dynamic_layers
 
@@ -35,7 +37,7 @@ def translate_reference_keys(model: nn.Module, state: Mapping[str, Tensor]) -> d
     if layer is None:
         raise CheckpointError(f"{type(model).__name__} has no dynamic layers; convert it, or create a preset, first")
     if any(str(key).endswith("attention.temperature") for key in state):
-        raise CheckpointError("these are this library's own key names; load them with model.load_state_dict")
+        raise CheckpointError("these are this library's own key names; load them with dynaconv.load_weights")
     return translate_method_keys(model, layer.config.method, state)
 
 
@@ -54,29 +56,16 @@ def load_reference_checkpoint(model: nn.Module, source: str | Path | Mapping[str
     Raises:
         CheckpointError: if keys or shapes do not fit; it names them.
     """
-    given = read_state_dict(source)
-    if odd := [key for key in given if not isinstance(key, str)]:
-        raise CheckpointError(f"the checkpoint has the key {odd[0]!r}; expected a state dict, from names to tensors")
+    given, _ = read_state_dict(source)
+    shapes(given)
     state = translate_reference_keys(model, given)
     own = model.state_dict()
     temperatures = _final_temperatures(model, own)
-    missing = sorted(set(own) - set(state) - set(temperatures))
-    unexpected = sorted(set(state) - set(own))
-    if missing or unexpected:
-        raise CheckpointError(
-            f"the checkpoint does not fit the network: it lacks {missing[:6]} ({len(missing)}) and has besides "
-            f"{unexpected[:6]} ({len(unexpected)}); is it the same preset, with the same num_classes, and "
-            "not a static network's checkpoint?"
-        )
-    fitted = {}
-    for key, value in state.items():
-        target = own[key]
-        if not _same_numbers(value, target):
-            raise CheckpointError(
-                f"'{key}' has shape {tuple(value.shape)} in the checkpoint, {tuple(target.shape)} here"
-            )
-        fitted[key] = value.reshape(target.shape)
-    model.load_state_dict(fitted | temperatures)
+    fitted = {k: v.reshape(own[k].shape) if k in own and _same_numbers(v, own[k]) else v for k, v in state.items()}
+    report = compare_weights({k: v for k, v in shapes(own).items() if k not in temperatures}, shapes(fitted))
+    if not report.fits:
+        raise CheckpointError(f"the checkpoint does not fit {type(model).__name__}: {report}")
+    load_or_explain(model, fitted | temperatures, "the checkpoint does not fit")
     return model
 
 

@@ -54,8 +54,8 @@ def translate_warehouse_keys(model: nn.Module, state: Mapping[str, Tensor]) -> d
     order = _warehouse_order(model, downsampling_first=rename is rename_convnext)
     numbered = sorted(k for k in state if re.fullmatch(r"(module\.)?warehouse_manager\.weights\.\d+", k))
     if not numbered and any(k.startswith("warehouses.") for k in state):
-        raise CheckpointError("these are this library's own key names; load them with model.load_state_dict")
-    if len(numbered) != len(order):
+        raise CheckpointError("these are this library's own key names; load them with dynaconv.load_weights")
+    if numbered and len(numbered) != len(order):
         raise CheckpointError(
             f"the checkpoint has {len(numbered)} warehouses, the network {len(order)} ({', '.join(order)}); "
             "is it the same preset?"
