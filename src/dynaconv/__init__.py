@@ -11,7 +11,15 @@ from dynaconv._version import __version__
 from dynaconv.analysis import profile
 from dynaconv.checkpoints import load_reference_checkpoint, load_weights
 from dynaconv.config import KernelWarehouseConfig, MethodConfig
-from dynaconv.convert import Pretrained, WarmStartReport, config_from_dict, convert, plan, warm_start_report
+from dynaconv.convert import (
+    Pretrained,
+    WarmStartReport,
+    config_from_dict,
+    convert,
+    plan,
+    recalibrate_norms,
+    warm_start_report,
+)
 from dynaconv.errors import DynaconvError, PlanWarning
 from dynaconv.models import create_model, list_models
 from dynaconv.nn import (
@@ -131,6 +139,7 @@ __all__ = [
     "plan",
     "prepare_inference",
     "profile",
+    "recalibrate_norms",
     "relink",
     "restore_training",
     "schedule_temperature",

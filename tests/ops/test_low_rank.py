@@ -37,6 +37,16 @@ def test_rows_fit_the_normaliser_and_blocks_are_cells():
     torch.testing.assert_close(attention[single].sum(dim=1), attention[single].sum(dim=1)[:1].expand(5))
 
 
+def test_scales_of_blocks():
+    """As if the blocks were so much larger, and their attention so much smaller."""
+    x, scales = sample(12, 30), torch.linspace(0.1, 5, 12, dtype=torch.float64)
+    attention, cells = factorise(x, 5, scales=scales)
+    lost = (scales.unsqueeze(1) * (x - attention @ cells)).square().sum()
+    best = torch.linalg.svdvals(scales.unsqueeze(1) * x)[5:].square().sum()
+    torch.testing.assert_close(lost, best, rtol=1e-9, atol=0)
+    torch.testing.assert_close(attention.abs().sum(dim=1).max(), torch.ones((), dtype=torch.float64))
+
+
 def test_weights_move_the_error_where_it_counts_less():
     x, weights = sample(20, 12), torch.ones(20, 12, dtype=torch.float64)
     weights[:, :3] = 100.0

@@ -17,6 +17,7 @@ from dynaconv.errors import DynaconvError, PlanWarning
 COMMANDS = {
     "demo": "train a static and two dynamic networks in minutes, and compare",
     "train": "train a preset, or any timm backbone, static or made dynamic",
+    "finetune": "start from a trained network: convert it as it is, and fine-tune",
     "compare": "train several methods with several seeds on one recipe, and measure time and memory",
     "bench": "measure presets against static networks, the textbook's way, and the machine's limit",
     "eval": "judge a saved network on validation images",
@@ -43,6 +44,7 @@ examples:
   dynaconv plan resnet18 --method.budget 0.5
   dynaconv profile od4x_resnet18
   dynaconv train --model kw1x_resnet18 --data folder:/data/imagenet
+  dynaconv finetune runs/resnet18/TIME/best --method.budget 0.5 --data folder:/data/imagenet
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +61,38 @@ GROUPS = {
 def parser() -> Any:
     """Flags of the command: the fields of a recipe, and where to put the run."""
     flags = make_parser("train", f"{DESCRIPTION}\n\n{short_help()}", EXAMPLES)
+    add_recipe_flags(flags, Recipe(), "a preset (dynaconv models) or a timm backbone")
+    flags.add_argument(
+        "--resume", type=str | None, default=None, help="folder of a run to continue; other flags are ignored"
+    )
+    return flags
+
+
+def add_recipe_flags(flags: Any, usual: Recipe, model_help: str) -> None:
+    """Add the fields of a recipe, and where to put the run.
+
+    Args:
+        flags: the parser.
+        usual: defaults.
+        model_help: what a model may be.
+    """
     flags.add_argument("--config", action="config", help="a recipe as YAML; flags after it override it")
-    flags.add_argument("--model", type=str, default=Recipe.model, help="a preset (dynaconv models) or a timm backbone")
+    flags.add_argument("--model", type=str, default=usual.model, help=model_help)
     flags.add_argument("--method", type=dict[str, Any] | None, default=None, help=method_help().replace("%", "%%"))
     flags.add_argument("--where", type=str | list[str] | None, default=None, help="patterns of the layers to convert")
     flags.add_argument(
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
     flags.add_argument(
-        "--data", type=str, default=Recipe.data, help="digits, mnist5k, scenes, folder:PATH, or timm:NAME"
+        "--data", type=str, default=usual.data, help="digits, mnist5k, scenes, folder:PATH, or timm:NAME"
     )
     for name, group in GROUPS.items():
-        flags.add_class_arguments(group, name)
+        flags.add_class_arguments(group, name, default=asdict(getattr(usual, name)))
     flags.add_argument("--out", type=str, default="runs", help="folder of all runs")
     flags.add_argument("--name", type=str | None, default=None, help="name of the run, the model's if not given")
     flags.add_argument(
         "--run_id", type=str | None, default=None, help="name of the run's own folder, the time if not given"
     )
-    flags.add_argument(
-        "--resume", type=str | None, default=None, help="folder of a run to continue; other flags are ignored"
-    )
-    return flags
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from dynaconv.convert import methods as _methods  # registers them
 from dynaconv.convert.convert import convert, draft_plan, plan
 from dynaconv.convert.gates import GateMethod
 from dynaconv.convert.layers import LayerMethod
+from dynaconv.convert.moments import recalibrate_norms
 from dynaconv.convert.registry import config_from_dict, config_types, register_method
 from dynaconv.convert.select import Where, find_candidates, select_layers
 from dynaconv.convert.warm_start import (
@@ -30,6 +31,7 @@ __all__ = [
     "find_candidates",
     "holds_trained_weights",
     "plan",
+    "recalibrate_norms",
     "register_method",
     "select_layers",
     "warm_start_report",

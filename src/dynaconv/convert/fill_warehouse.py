@@ -50,7 +50,8 @@ def fill_warehouse(
     together = torch.cat(list(blocks.values()))
     if plan.config.budget < 1:
         stacked = None if weights is None else torch.cat(list(weights.values()))
-        attention, cells = factorise(together, plan.num_cells, stacked)
+        scales = None if weights is None else _balance(blocks, weights)
+        attention, cells = factorise(together, plan.num_cells, stacked, scales)
     else:
         attention, cells = _one_each(together, plan, layers, start)
     warehouse.cells.copy_(cells.reshape(warehouse.cells.shape))
@@ -88,6 +89,16 @@ def _weights(layer: WarehouseLayer, moments: Tensor, cell_shape: Sequence[int]) 
     per_group = moments.reshape(spec.groups, 1, -1).expand(-1, spec.out_channels // spec.groups, -1)
     weights = per_group.reshape(*spec.kernel_shape[:2], *(1,) * len(spec.kernel_size)).expand(spec.kernel_shape)
     return _blocks(layer, weights, cell_shape)
+
+
+def _balance(blocks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+    """Scales by which layers of large outputs do not outweigh all others, shape ``(all mixtures,)``.
+
+    Half-way, in exponents, between errors as they are and errors relative to what a layer gives: measured to be better
+    than either (``docs/fine-tuning.md``).
+    """
+    norms = ((weights[name] * rows.square()).sum().sqrt().expand(len(rows)) for name, rows in blocks.items())
+    return torch.cat(list(norms)).clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
 
 
 def _one_each(

@@ -1,4 +1,4 @@
-"""What a network's layers see: the mean square of every input channel, from a few batches."""
+"""What a network's layers see, from a few batches: mean squares of inputs, and statistics of normalisations."""
 
 from __future__ import annotations
 
@@ -63,6 +63,48 @@ def input_moments(model: nn.Module, names: Iterable[str], batches: Iterable[Any]
             f"calibration never ran {idle[:4]}; leave such layers static (where=), or give other batches"
         )
     return {name: sums[name] / counts[name] for name in sums}
+
+
+def recalibrate_norms(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
+    """Estimate the running statistics of every BatchNorm anew, as means over some batches, in place.
+
+    After a conversion that is not exact the statistics of the trained network no longer fit; this alone wins back much
+    of what was lost. Weights do not change, and modes are left as they were; dropout and the like stay off.
+
+    Args:
+        model: the network.
+        batches: as for calibration: a tensor each, a tuple or list whose first element counts, or named arguments.
+
+    Returns:
+        The same network.
+
+    Raises:
+        DynaconvError: if there is no batch.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    modes = {module: module.training for module in model.modules()}
+    momenta = {norm: norm.momentum for norm in norms}
+    seen = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.momentum = None  # a mean over all batches
+        with torch.no_grad():
+            for batch in batches:
+                if not seen:
+                    for norm in norms:
+                        norm.reset_running_stats()
+                _run(model, batch)
+                seen += 1
+    finally:
+        for norm in norms:
+            norm.momentum = momenta[norm]
+        for module, mode in modes.items():
+            module.training = mode
+    if not seen:
+        raise DynaconvError("there is no batch to estimate statistics from; expected a few batches of inputs")
+    return model
 
 
 def _run(model: nn.Module, batch: Any) -> None:

@@ -128,6 +128,11 @@ class WarmStartReport:
         return {name: _relative([start]) for name, start in self.layers.items()}
 
     @property
+    def weighted_errors(self) -> dict[str, float]:
+        """The same with elements weighted by the inputs that calibration saw; empty without calibration."""
+        return {n: _relative([s], weighted=True) for n, s in self.layers.items() if s.weighted_lost is not None}
+
+    @property
     def warehouse_errors(self) -> dict[str, float]:
         """The same over all layers of every warehouse."""
         return {name: _relative(starts) for name, starts in self._by_warehouse().items()}

@@ -107,14 +107,16 @@ class CellRouter(TemperedBranch):
 
     @torch.no_grad()
     def adopt(self, attention: Tensor) -> None:
-        """Give every input the same logits: the last bias holds them, its weights are zero and wait for a gradient.
+        """Give every input the same attention: the last bias holds it, its weights are zero and wait for a gradient.
+
+        Logits are as large as those of a fresh branch, by ``branch_start``, so that they move as slowly.
 
         Args:
-            attention: shape ``(m, logits)``, the zero cell last, its absolute rows summing to one: so contrasting
-                attention with the unit normaliser is these logits themselves.
+            attention: shape ``(m, logits)``, the zero cell last, its absolute rows summing to one: contrasting
+                attention with the unit normaliser gives them back.
         """
         nn.init.zeros_(self.fc2.weight)
-        self._last_bias().copy_(attention.flatten())
+        self._last_bias().copy_((self.start or 1.0 / self.logits) * self.logits * attention.flatten())
 
     def _last_bias(self) -> Tensor:
         """What logits are where the hidden units are silent, shape ``(m * logits,)``."""

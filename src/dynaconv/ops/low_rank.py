@@ -2,9 +2,9 @@
 
 How a budget below one starts from trained kernels: with the m blocks as rows of X and n < m cells as rows of E,
 
-    min over A (m, n) and E (n, d) of  sum_i | w_i * (x_i - sum_j A_ij e_j) |^2,    w = 1 or given.
+    min over A (m, n) and E (n, d) of  sum_i s_i^2 | w_i * (x_i - sum_j A_ij e_j) |^2,    s, w = 1 or given.
 
-Without weights the singular value decomposition solves it (Eckart and Young, 1936). Its answer is a space; the cells
+Without weights w the singular value decomposition solves it (Eckart and Young, 1936). Its answer is a space; the cells
 are chosen in it such that n of the blocks, those that span it best, are a cell each: attention stays one-to-one there.
 """
 
@@ -19,13 +19,16 @@ PROGRESS = 1e-4
 """Relative fall of the error below which they end."""
 
 
-def factorise(blocks: Tensor, num_cells: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def factorise(
+    blocks: Tensor, num_cells: int, weights: Tensor | None = None, scales: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Approximate blocks by mixtures of cells, in float64.
 
     Args:
         blocks: X, shape ``(m, d)``.
         num_cells: n; not less than m, or the rank of X, is exact.
-        weights: of the squared error of every element, shape ``(m, d)``, at least 0; None for equal ones.
+        weights: of the squared error of every element, w^2, shape ``(m, d)``, at least 0; None for equal ones.
+        scales: of the error of every block, s, shape ``(m,)``, above 0; None for equal ones.
 
     Returns:
         Attention A, shape ``(m, n)``, and cells E, shape ``(n, d)``. Rows of A have absolute sums of at most 1.
@@ -35,14 +38,17 @@ def factorise(blocks: Tensor, num_cells: int, weights: Tensor | None = None) -> 
         >>> torch.allclose(attention @ cells, torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
         True
     """
-    x = blocks.double()
+    scales = blocks.new_ones(len(blocks)) if scales is None else scales
+    scales = scales.double().unsqueeze(1)
+    x = scales * blocks.double()
     left, values, right = torch.linalg.svd(x, full_matrices=False)
     rank = max(min(num_cells, int((values > values[0] * 1e-13).sum())), 1)
     basis, cells = left[:, :rank], values[:rank, None] * right[:rank]
     if weights is not None and rank == num_cells:
         basis, cells = _alternate(x, basis, cells, weights.double())
     attention, cells = _one_to_one(x, basis, cells, num_cells)
-    largest = attention.abs().sum(dim=1).max().clamp(min=1.0)
+    attention = attention / scales
+    largest = attention.abs().sum(dim=1).max()
     return attention / largest, cells * largest
 
 

@@ -16,6 +16,7 @@ from dynaconv.training.config import (
     Recipe,
     RunConfig,
     ScheduleConfig,
+    TuneConfig,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "TemperatureCallback",
+    "TuneConfig",
     "evaluate",
     "fit",
     "predict",

@@ -226,6 +226,42 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """How a run starts from a trained network and goes on from it.
+
+    Args:
+        source: the trained network: a checkpoint of `dynaconv train` (runs/NAME/TIME/best, which knows its model), a
+            file of weights of `model` (.safetensors, .pth), or timm, which downloads its own weights of `model`.
+        noise: by how much equal kernels differ at the start, relative to the trained ones; their sum stays exact.
+        calibration: training batches by which what cannot be exact (KernelWarehouse, budget below 1) is fitted to its
+            inputs, and running statistics of normalisations to the fit; 0 for neither.
+        static_lr: learning rate of layers that were not converted, relative to optimizer.lr.
+        kernel_lr: of cells and kernels.
+        branch_lr: of attention branches and gates. A fresh classifier has optimizer.lr.
+        freeze_epochs: layers that were not converted stand still for so long.
+        distill: share of the loss that compares with the trained network before it was converted; null for a half
+            where its classes are the data's, and none where they are not.
+        distill_temperature: divisor of both networks' logits in that comparison.
+    """
+
+    source: str
+    noise: float = 0.1
+    calibration: int = 8
+    static_lr: float = 1.0
+    kernel_lr: float = 1.0
+    branch_lr: float = 1.0
+    freeze_epochs: float = 0.0
+    distill: float | None = None
+    distill_temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "calibration", "static_lr", "kernel_lr", "branch_lr", "freeze_epochs"):
+            _require(getattr(self, name) >= 0, f"tune.{name}", getattr(self, name), "at least 0")
+        _require(self.distill is None or 0 <= self.distill <= 1, "tune.distill", self.distill, "0 to 1, or null")
+        _require(self.distill_temperature > 0, "tune.distill_temperature", self.distill_temperature, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole training run: what is trained on what, and how.
 
@@ -242,6 +278,7 @@ class Recipe:
         schedule: learning rate and temperature over time.
         ema: moving average of the weights.
         run: seed, precision, devices.
+        tune: start from a trained network (`dynaconv finetune`); null starts from scratch.
     """
 
     model: str = "kw1x_resnet18"
@@ -255,6 +292,7 @@ class Recipe:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    tune: TuneConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for YAML or JSON."""
@@ -288,8 +326,10 @@ def _build(cls: type, values: Mapping[str, Any], name: str) -> Any:
     built = {}
     for key, value in values.items():
         hint = hints[key]
+        if value is not None and (inner := [t for t in typing.get_args(hint) if is_dataclass(t)]):
+            hint = inner[0]
         if is_dataclass(hint):
-            value = _build(typing.cast(type, hint), value, key)
+            value = _build(typing.cast(type, hint), typing.cast(Mapping[str, Any], value), key)
         elif typing.get_origin(hint) is tuple and isinstance(value, list):
             value = tuple(value)
         elif not _fits(value, hint):

@@ -31,6 +31,8 @@ from dynaconv.training.history import History, Row
 from dynaconv.training.module import ClassificationModule, make_optimizer
 from dynaconv.training.sampling import seeded
 from dynaconv.training.saving import RESUME_FILE, RunCheckpoint
+from dynaconv.training.tuning import open_source_network, settle, start_from
+from dynaconv.training.tuning_module import TuningModule
 
 CONFIG_FILE = "config.yaml"
 
@@ -45,6 +47,7 @@ class FitResult:
         best_top1: validation accuracy of the best epoch, a share of 1.
         parameters: of the network.
         rows: figures of every epoch, columns as in :data:`dynaconv.training.history.COLUMNS`.
+        start: figures of the trained network and of what it was converted to, for a run that began with one.
     """
 
     run_dir: Path
@@ -52,6 +55,7 @@ class FitResult:
     best_top1: float
     parameters: int
     rows: list[Row]
+    start: dict[str, Any] | None = None
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -67,8 +71,9 @@ def fit(
     report: Callable[[Row], None] | None = None,
     progress_bar: bool = False,
     callbacks: tuple[Callback, ...] = (),
+    before: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> FitResult:
-    """Train a network from its start.
+    """Train a network from its start, at random or from a trained one (``recipe.tune``).
 
     Args:
         recipe: what to train on what, and how.
@@ -76,6 +81,7 @@ def fit(
         report: called with the figures of every epoch.
         progress_bar: show Lightning's progress bar with loss, accuracy and tau.
         callbacks: further Lightning callbacks.
+        before: called with the figures of a trained start, before the first epoch.
 
     Raises:
         DynaconvError: if the folder holds a run, or the recipe can not be carried out.
@@ -83,7 +89,7 @@ def fit(
     folder = Path(run_dir)
     if (folder / RESUME_FILE).exists():
         raise DynaconvError(f"{folder} already holds a run; resume it, or choose another folder")
-    return _run(recipe, folder, None, report, progress_bar, callbacks)
+    return _run(recipe, folder, None, report, progress_bar, callbacks, before)
 
 
 def resume(
@@ -178,13 +184,14 @@ def _run(
     report: Callable[[Row], None] | None,
     progress_bar: bool,
     callbacks: tuple[Callback, ...],
+    before: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> FitResult:
-    images = ImageDataModule.from_recipe(recipe)
-    images.setup()
-    model, arguments = build_model(recipe, len(images.classes), images.in_chans)
+    recipe, images, module, arguments, summary = _begin(recipe, fresh=checkpoint is None)
+    model = module.model
     description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
     make_optimizer(model, recipe.optimizer)  # before anything is written: it may refuse
-    module = ClassificationModule(model, recipe, len(images.classes))
+    if checkpoint is None and summary is not None:
+        before(summary)
     history = History(folder / "metrics.csv", report)
     saving = RunCheckpoint(folder, description, recipe.run.checkpoint_every)
     every = [
@@ -205,7 +212,26 @@ def _run(
     if trainer.is_global_zero:
         save_curves({recipe.model: history.rows}, folder / "curves.png")
     parameters = sum(p.numel() for p in model.parameters())
-    return FitResult(folder, folder / "best", saving.best_top1, parameters, history.rows)
+    return FitResult(folder, folder / "best", saving.best_top1, parameters, history.rows, summary)
+
+
+def _begin(
+    recipe: Recipe, fresh: bool
+) -> tuple[Recipe, ImageDataModule, ClassificationModule, dict[str, Any], dict[str, Any] | None]:
+    """Data and network of a run at its start, the arguments that make the network, and figures of a trained start."""
+    source = None if recipe.tune is None else open_source_network(recipe)
+    if source is not None:
+        recipe = settle(recipe, source)
+    images = ImageDataModule.from_recipe(recipe)
+    images.setup()
+    count = len(images.classes)
+    if source is None:
+        model, arguments = build_model(recipe, count, images.in_chans)
+        return recipe, images, ClassificationModule(model, recipe, count), arguments, None
+    if source.preprocessing is not None:
+        images.mean, images.std = tuple(source.preprocessing["mean"]), tuple(source.preprocessing["std"])
+    start = start_from(recipe, source, images, judged=fresh)
+    return recipe, images, TuningModule(start, recipe, count), start.arguments, start.summary
 
 
 def _trainer(recipe: Recipe, folder: Path, callbacks: list[Callback], progress_bar: bool) -> Trainer:

@@ -37,8 +37,12 @@ def learning_rate_factor(step: int, total: int, warmup: int, floor: float) -> fl
     return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module | list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """An optimiser of timm's factory; parameters of one dimension have no weight decay.
+
+    Args:
+        model: a network, or groups of parameters with paces and decays of their own.
+        config: which optimiser, and how fast.
 
     Raises:
         DynaconvError: if timm does not know the name, or the optimiser does not take the arguments.
@@ -100,13 +104,25 @@ class ClassificationModule(LightningModule):
             targets, smoothing = labels, self.recipe.augment.label_smoothing
         else:
             (images, targets), smoothing = self.mixer(images, labels), 0.0
-        logits = self.model(images.contiguous(memory_format=self.layout)).float()
-        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        images = images.contiguous(memory_format=self.layout)
+        logits = self.model(images).float()
+        loss = self.loss(images, logits, targets, smoothing)
         self.train_top1(logits.detach(), labels)
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         self.log("train_top1", self.train_top1, prog_bar=True, on_step=False, on_epoch=True)
         return loss
+
+    def loss(self, images: Tensor, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """What training makes small.
+
+        Args:
+            images: the network's input, shape ``(B, C, H, W)``.
+            logits: shape ``(B, classes)``.
+            targets: labels ``(B,)``, or shares of all classes ``(B, classes)``.
+            smoothing: share of the targets spread over all classes.
+        """
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of one batch, without label smoothing."""
@@ -123,15 +139,19 @@ class ClassificationModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate of every optimiser step."""
         optimizer = make_optimizer(self.model, self.recipe.optimizer)
-        schedule = self.recipe.schedule
-        total = schedule.epochs * self._steps_per_epoch()
-        warmup = min(total, round(schedule.warmup_epochs * total / schedule.epochs))
+        total, warmup = self.schedule_steps()
 
         def factor(step: int) -> float:
-            return learning_rate_factor(step, total, warmup, schedule.min_lr_ratio)
+            return learning_rate_factor(step, total, warmup, self.recipe.schedule.min_lr_ratio)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def schedule_steps(self) -> tuple[int, int]:
+        """Optimiser steps of the whole run, and of the warm-up."""
+        schedule = self.recipe.schedule
+        total = schedule.epochs * self._steps_per_epoch()
+        return total, min(total, round(schedule.warmup_epochs * total / schedule.epochs))
 
     def _steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch.
