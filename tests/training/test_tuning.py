@@ -203,7 +203,7 @@ def test_dynamic_sources_and_foreign_weights(trained, tmp_path):
     _, start = begin(tuning(dynamic))
     assert start.summary["source_top1"] == start.summary["converted_top1"]
     save_file({"stem.weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CheckpointError, match="do not fit 'resnet18'"):
+    with pytest.raises(CheckpointError, match="does not fit ResNet"):
         open_source_network(tuning(tmp_path / "foreign.safetensors"))
 
 

@@ -90,7 +90,7 @@ def open_source_network(recipe: Recipe) -> Source:
             f"tune.source={tune.source!r} is no file and no checkpoint; expected runs/NAME/TIME/best of `dynaconv "
             f"train`, a file of weights of '{recipe.model}' (.safetensors, .pth), or {TIMM!r} to download timm's"
         )
-    state = read_state_dict(path)
+    state, _ = read_state_dict(path)
     model = _fitting_network(recipe, state, arguments)
     return Source(model.eval(), {**arguments, "num_classes": getattr(model, "num_classes", 1000)})
 
