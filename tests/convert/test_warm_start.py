@@ -119,7 +119,9 @@ def test_other_networks_in_single_precision(name, config):
 def test_normalisers():
     """The authors' normaliser makes kernels 0.1 % smaller where nothing is left of the assignment."""
     static = nn.Conv2d(4, 8, 3, bias=False).double()
-    layer = dynaconv.convert(copy.deepcopy(static), KernelWarehouseConfig(normaliser="paper", branch_start=0), init="pretrained")
+    layer = dynaconv.convert(
+        copy.deepcopy(static), KernelWarehouseConfig(normaliser="paper", branch_start=0), init="pretrained"
+    )
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(layer(x) * 1.001, static(x), **EXACT)
     dynaconv.set_temperature(layer, 1)
