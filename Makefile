@@ -2,12 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+EXAMPLES := .venv-examples
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test examples check format bench clean
 
 help:
 	@echo "make demo    set up, then train a static and two KernelWarehouse networks on embedded images"
 	@echo "make test    set up, then run all tests"
+	@echo "make examples  set up .venv-examples, then run every example on its package (ultralytics is AGPL-3.0)"
 	@echo "make check   set up, then format, lint, types and import layers"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make bench   time every backend of single layers against the static convolution"
@@ -27,6 +29,17 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --quiet
 
+# What the examples need beyond .venv goes into an environment on top of it, so that nothing else sees it.
+$(EXAMPLES)/.installed: $(STAMP) examples/requirements.txt
+	@test -x $(EXAMPLES)/bin/python || $(BIN)/python -m venv $(EXAMPLES)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(EXAMPLES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beneath.pth"
+	@$(EXAMPLES)/bin/python -m pip install --disable-pip-version-check --quiet --requirement examples/requirements.txt
+	@touch $@
+
+examples: $(EXAMPLES)/.installed
+	OMP_NUM_THREADS=1 $(EXAMPLES)/bin/python -m pytest --numprocesses 2 -rs tests/examples
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,4 +54,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/orders.py
 
 clean:
-	rm -rf .venv demo runs compare bench .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(EXAMPLES) demo runs compare bench .pytest_cache .ruff_cache .hypothesis

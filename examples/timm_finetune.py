@@ -20,10 +20,10 @@ SIZE = 64
 
 
 def main() -> None:
-    args = parse(__doc__, steps=25, backbone=("resnet18", "any model of timm"))
+    args = parse(__doc__, steps=30, backbone=("resnet18", "any model of timm"))
     scenes = make_scenes(256, SIZE, seed=args.seed)
     model = timm.create_model(args.backbone, num_classes=10)
-    batches = scenes.batches(16)
+    batches = scenes.batches(32)
 
     def loss():
         chosen = next(batches)

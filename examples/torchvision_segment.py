@@ -1,8 +1,8 @@
 """torchvision: segmentation networks and classifiers converted with what they have learned, then trained on.
 
-LR-ASPP on MobileNetV3 learns where the ink of digits on photographs is; that stands for pretrained weights, which need a
-download. It is converted, computes the same, and goes on training. FCN and DeepLabV3 on ResNet50 and two classifiers
-are converted and compared on random weights, and one of them is probed by a single image in training mode.
+LR-ASPP on MobileNetV3 learns where the ink of digits on photographs is; that stands for pretrained weights, which need
+a download. It is converted, computes the same, and goes on training. FCN and DeepLabV3 on ResNet50 and two classifiers
+are converted and compared on random weights.
 """
 
 import torch
@@ -24,7 +24,9 @@ def main() -> None:
     args = parse(__doc__, steps=30, others=(len(OTHERS), f"how many of {', '.join(OTHERS)} are converted, too"))
     scenes = make_scenes(128, SIZE, seed=args.seed)
     batches = scenes.batches(16)
-    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=2
+    )
 
     def loss():
         chosen = next(batches)

@@ -5,8 +5,8 @@ this example alone, and its licence then applies to what you make of the two. dy
 
 The network comes from its YAML, with random weights (pretrained ones need a download); a short static training stands
 for them. A data set of digits on photographs is written in YOLO's format. The network is converted, computes the same,
-takes one image in training mode, is copied, fused and halved as ultralytics does it, trained, validated, loaded from its
-checkpoint and exported to TorchScript for one image at a time.
+takes one image in training mode, is copied, fused and halved as ultralytics does it, trained, validated, loaded from
+its checkpoint and exported to TorchScript for one image at a time.
 """
 
 import copy
@@ -98,6 +98,9 @@ def run(args, folder: Path) -> None:
     facts["seconds of training and validation"] = f"{time.perf_counter() - start:.1f}"
     layers = list(dynaconv.dynamic_layers(yolo.model))
     check(len(layers) == facts["layers converted"], f"{len(layers)} dynamic layers were trained")
+    if args.method != "kernel_warehouse" or args.budget >= 1:
+        start_report = dynaconv.warm_start_report(yolo.trainer.model)
+        check(start_report.exact, f"the trainer did not start from the trained kernels: {start_report}")
     rows = (folder / "runs" / "dynamic" / "results.csv").read_text().splitlines()
     columns = [name.strip() for name in rows[0].split(",")]
     losses = [float(row.split(",")[columns.index("train/box_loss")]) for row in rows[1:]]

@@ -1,4 +1,4 @@
-"""Converted networks in ultralytics' own trainers. This file needs and imports nothing of ultralytics, which is AGPL-3.0.
+"""Converted networks in ultralytics' own trainers. ultralytics is AGPL-3.0; nothing of it is here, or imported.
 
 ultralytics builds the network that it trains anew from its YAML, whatever was done to ``YOLO(...).model`` before. So it
 is the trainer that converts::
@@ -46,9 +46,10 @@ class ConvertingTrainer:
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """The network that is trained: ultralytics' own, converted."""
         build = super().get_model  # pyright: ignore[reportAttributeAccessIssue]
+        where: Any = type(self).where  # a function stays one
         if weights is None or not any(True for _ in dynaconv.dynamic_layers(weights)):
-            return dynaconv.convert(build(cfg, weights, verbose), self.dynamic, self.where, self.init)
-        model = dynaconv.convert(build(cfg, None, verbose), self.dynamic, self.where, "scratch")
+            return dynaconv.convert(build(cfg, weights, verbose), self.dynamic, where, self.init)
+        model = dynaconv.convert(build(cfg, None, verbose), self.dynamic, where, "scratch")
         model.load(weights)  # pyright: ignore[reportCallIssue]
         return model
 
