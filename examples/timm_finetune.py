@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import dynaconv
 import dynaconv.integrations.timm
 
-SIZE = 64
+SIZE = 48
 
 
 def main() -> None:
