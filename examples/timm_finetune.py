@@ -20,7 +20,7 @@ SIZE = 48
 
 
 def main() -> None:
-    args = parse(__doc__, steps=30, backbone=("resnet18", "any model of timm"))
+    args = parse(__doc__, steps=20, backbone=("resnet18", "any model of timm"))
     scenes = make_scenes(256, SIZE, seed=args.seed)
     model = timm.create_model(args.backbone, num_classes=10)
     batches = scenes.batches(32)
