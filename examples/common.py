@@ -170,7 +170,8 @@ def convert(model: nn.Module, args: argparse.Namespace, x: Tensor, where: Any = 
     dynaconv.convert(model, method_config(args), where, init="pretrained")
     layers, found = len(list(dynaconv.dynamic_layers(model))), outputs(model, x)
     exact = args.method != "kernel_warehouse" or args.budget >= 1
-    print(f"{layers} layers converted to {args.method}; {dynaconv.warm_start_report(model)}".splitlines()[0])
+    print(f"{layers} layers converted to {args.method}")
+    print(dynaconv.warm_start_report(model))
     differs = same(found, expected, "before and after conversion") if exact else difference(found, expected)
     return {
         "parameters before": before,
