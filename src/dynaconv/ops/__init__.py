@@ -8,7 +8,7 @@ from dynaconv.ops.layout import empty_cells, keeping_layout
 from dynaconv.ops.low_rank import factorise, with_zero_cell
 from dynaconv.ops.mixing import assemble_kernels, cut_kernel, mix_cells
 from dynaconv.ops.mixture import Mixture
-from dynaconv.ops.mixture_conv import mixture_conv, mixture_linear
+from dynaconv.ops.mixture_conv import mixture_conv, mixture_linear, scale_and_shift
 from dynaconv.ops.native import native_status
 from dynaconv.ops.per_sample_conv import per_sample_conv, static_conv
 from dynaconv.ops.pooling import average
@@ -34,6 +34,7 @@ __all__ = [
     "native_status",
     "per_sample_conv",
     "pinned_backend",
+    "scale_and_shift",
     "static_conv",
     "use_backend",
     "with_zero_cell",

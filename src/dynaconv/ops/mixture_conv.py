@@ -44,7 +44,7 @@ def mixture_conv(
         cells: shape ``(n, C_out, C_in, *k)``.
         mixture: blocks of the kernel, and the convolution's sizes.
         in_scale: factors of the input, shape ``(B, C)``.
-        out_scale: factors of the output, before the bias, shape ``(B, O)``.
+        out_scale: factors of the output, before the bias, shape ``(O,)`` or, a sample's own, ``(B, O)``.
         bias: shape ``(O,)`` or, one a sample, ``(B, O)``.
         backend: one of :data:`dynaconv.ops.BACKENDS`; the pinned one if not given, which gives way where it can not.
 
@@ -57,23 +57,47 @@ def mixture_conv(
     mixture.check(x, attention, cells)
     chosen = _choose(x, attention, cells, mixture, backend)
     around = (in_scale, out_scale, bias)
-    fused = chosen == "native" and not mixture.is_depthwise(cells)
-    if fused and all(t is None or t.dtype == x.dtype for t in around):
+    if chosen == "native" and all(t is None or t.dtype == x.dtype for t in around):
+        depthwise = mixture.is_depthwise(cells)
         if not _learns(x, attention, cells, *around):
-            return native.convolve(x, attention, cells, mixture, *around)
-        if (in_scale is not None or out_scale is not None) and mixture.geometry.groups == 1:
+            if not depthwise:
+                return native.convolve(x, attention, cells, mixture, *around)
+            if in_scale is not None:
+                x = x * _along_channels(in_scale, x)
+            return native.depthwise_conv(x, mixture.kernels(attention, cells), mixture.geometry, out_scale, bias)
+        if (in_scale is not None or out_scale is not None) and not depthwise and mixture.geometry.groups == 1:
+            if out_scale is not None:
+                out_scale = out_scale.expand(x.shape[0], -1)
             y = native.scaled_convolve(x, attention, cells, mixture, in_scale, out_scale)
             return y if bias is None else y + _along_channels(bias, y)
     if in_scale is not None:
         x = x * _along_channels(in_scale, x)
-    y = _convolve(x, attention, cells, mixture, chosen)
-    if out_scale is not None:
-        y = y * _along_channels(out_scale, y)
-    return y if bias is None else y + _along_channels(bias, y)
+    return scale_and_shift(_convolve(x, attention, cells, mixture, chosen), out_scale, bias)
+
+
+def scale_and_shift(y: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Multiply channels, then add to them, in one pass.
+
+    Args:
+        y: shape ``(B, O, *out)``.
+        scale: factors, shape ``(O,)`` or ``(B, O)``.
+        shift: what is added, shape ``(O,)`` or ``(B, O)``.
+    """
+    if scale is not None and shift is not None:
+        return torch.addcmul(_along_channels(shift, y), y, _along_channels(scale, y))
+    if scale is not None:
+        return y * _along_channels(scale, y)
+    return y if shift is None else y + _along_channels(shift, y)
 
 
 def mixture_linear(
-    x: Tensor, attention: Tensor, cells: Tensor, grid: tuple[int, int, int], *, bias: Tensor | None = None
+    x: Tensor,
+    attention: Tensor,
+    cells: Tensor,
+    grid: tuple[int, int, int],
+    *,
+    out_scale: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """A linear layer whose matrix is each sample's own mixture of cells: a point-wise convolution over positions.
 
@@ -82,12 +106,14 @@ def mixture_linear(
         attention: shape ``(B, m, n)``.
         cells: shape ``(n, C_out, C_in)``.
         grid: (1, out-blocks, in-blocks) of the matrix.
+        out_scale: factors of the output, before the bias, shape ``(O,)`` or, a sample's own, ``(B, O)``.
         bias: shape ``(O,)`` or, one a sample, ``(B, O)``.
 
     Returns:
         Shape ``(B, T, O)``.
     """
-    y = mixture_conv(x.transpose(1, 2), attention, cells.unsqueeze(-1), Mixture(grid, LINEAR), bias=bias)
+    mixture, cells = Mixture(grid, LINEAR), cells.unsqueeze(-1)
+    y = mixture_conv(x.transpose(1, 2), attention, cells, mixture, out_scale=out_scale, bias=bias)
     return y.transpose(1, 2)
 
 

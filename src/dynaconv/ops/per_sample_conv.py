@@ -18,20 +18,20 @@ from dynaconv.ops.geometry import Geometry
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def static_conv(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """PyTorch's own convolution, one kernel for all samples."""
+def static_conv(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
+    """PyTorch's own convolution, one kernel and bias for all samples."""
     convolve = _CONVOLUTIONS[len(geometry.kernel_size)]
-    return convolve(x, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+    return convolve(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
 
 
-def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """One grouped convolution over the whole batch: samples are groups."""
     batch, out_channels = kernels.shape[:2]
     convolve = _CONVOLUTIONS[len(geometry.kernel_size)]
     merged = convolve(
         x.reshape(1, -1, *x.shape[2:]),
         kernels.reshape(-1, *kernels.shape[2:]),
-        None,
+        None if bias is None else bias.repeat(batch),
         geometry.stride,
         geometry.padding,
         geometry.dilation,
@@ -40,22 +40,25 @@ def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
     return merged.reshape(batch, out_channels, *merged.shape[2:])
 
 
-def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """A plain convolution per sample: best for large kernels, each of which fills the machine."""
     samples = zip(
         x.split(1), kernels.unbind(), strict=True
     )  # views whose gradients are joined once, not summed B times
-    return torch.cat([static_conv(sample, kernel, geometry) for sample, kernel in samples])
+    return torch.cat([static_conv(sample, kernel, geometry, bias) for sample, kernel in samples])
 
 
-def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """Patches times kernels as one batched product: best for 1x1 kernels, and traced for any number of samples."""
     batch, out_channels = kernels.shape[:2]
     out, groups = geometry.output_size(x.shape[2:]), geometry.groups
     columns = gather_patches(x, geometry)
     columns = columns.reshape(batch * groups, columns.shape[1] // groups, columns.shape[2])
     rows = kernels.reshape(batch * groups, out_channels // groups, -1)
-    return torch.bmm(rows, columns).reshape(batch, out_channels, *out)
+    if bias is None:
+        return torch.bmm(rows, columns).reshape(batch, out_channels, *out)
+    added = bias.reshape(groups, -1, 1).repeat(batch, 1, 1)
+    return torch.baddbmm(added, rows, columns).reshape(batch, out_channels, *out)
 
 
 def gather_patches(x: Tensor, geometry: Geometry) -> Tensor:
@@ -78,14 +81,16 @@ def _pad(x: Tensor, geometry: Geometry) -> Tensor:
     return F.pad(x, [p for padding in reversed(geometry.padding) for p in (padding, padding)])
 
 
-_BACKENDS: dict[str, Callable[[Tensor, Tensor, Geometry], Tensor]] = {
+_BACKENDS: dict[str, Callable[..., Tensor]] = {
     "grouped": grouped_conv,
     "loop": looped_conv,
     "matmul": matmul_conv,
 }
 
 
-def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str = "auto") -> Tensor:
+def per_sample_conv(
+    x: Tensor, kernels: Tensor, geometry: Geometry, backend: str = "auto", bias: Tensor | None = None
+) -> Tensor:
     """Convolve every sample with its own kernel.
 
     Args:
@@ -93,6 +98,7 @@ def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str
         kernels: shape ``(B, O, C / groups, *k)``.
         geometry: stride, padding, dilation and groups.
         backend: ``"grouped"``, ``"loop"``, ``"matmul"``, or ``"auto"`` for the one that the cost model picks.
+        bias: of all samples, shape ``(O,)``.
 
     Returns:
         Shape ``(B, O, *out)``.
@@ -119,4 +125,4 @@ def per_sample_conv(x: Tensor, kernels: Tensor, geometry: Geometry, backend: str
         return kernels.new_zeros(0, kernels.shape[1], *geometry.output_size(x.shape[2:])) + 0 * (
             x.sum() + kernels.sum()
         )
-    return _BACKENDS[backend](x, kernels, geometry)
+    return _BACKENDS[backend](x, kernels, geometry, bias)

@@ -39,7 +39,10 @@ def _pointers(*names: str) -> type[ctypes.Structure]:
     return type("Arguments", (ctypes.Structure,), {"_fields_": fields})
 
 
-_Forward = _pointers("x", "attention", "cells", "in_scale", "out_scale", "bias", "bias_stride", "y", "table")
+_Forward = _pointers(
+    "x", "attention", "cells", "in_scale", "out_scale", "bias", "scale_stride", "bias_stride", "y", "table"
+)
+_Affine = _pointers("scale", "shift", "scale_stride", "shift_stride")
 _Backward = _pointers("gradient", "attention", "cells", "in_scale", "result", "table", "order")
 _Parameters = _pointers("x", "gradient", "attention", "cells", "in_scale", "attention_result", "cells_result", "table")
 
@@ -114,6 +117,11 @@ def _call(name: str, like: Tensor, *arguments: Any) -> None:
         raise MemoryError(f"no memory for the scratch space of {name}")
 
 
+def _stride(values: Tensor | None) -> int:
+    """From one sample's values to the next's; 0 if they are one for all, ``(O,)``."""
+    return values.shape[1] if values is not None and values.dim() == 2 else 0
+
+
 def _last(x: Tensor) -> Tensor:
     """Channels last: ``(B, C, *size)`` -> ``(B, *size, C)``, contiguous; no copy for a channels-last tensor."""
     return x.movedim(1, -1).contiguous()
@@ -150,7 +158,8 @@ def convolve(
         in_scale=_at(in_scale),
         out_scale=_at(out_scale),
         bias=_at(bias),
-        bias_stride=outputs if bias is not None and bias.dim() == 2 else 0,
+        scale_stride=_stride(out_scale),
+        bias_stride=_stride(bias),
         y=y.data_ptr(),
         table=walk.table.data_ptr(),
     )
@@ -211,13 +220,17 @@ def channel_dots(a: Tensor, b: Tensor) -> Tensor:
     return result
 
 
-def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+def depthwise(
+    x: Tensor, kernels: Tensor, geometry: Geometry, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
     """Convolve every channel of every sample with its own kernel.
 
     Args:
         x: shape ``(B, C, *size)``.
         kernels: shape ``(B, positions, C)``.
         geometry: with as many groups as channels.
+        scale: factors of the output, shape ``(C,)`` or ``(B, C)``.
+        shift: added to it then, shape ``(C,)`` or ``(B, C)``.
 
     Returns:
         Shape ``(B, C, *out)``, channels last in memory.
@@ -225,9 +238,11 @@ def depthwise(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
     layer, walk = _sized(x.shape[0], tuple(x.shape[2:]), Mixture((1, 1, 1), geometry), (x.shape[1],) * 2, 1)
     y = _empty(x, x.shape[1], walk.out)
     last, stored = _last(x), kernels.contiguous()  # named, so that they live until the call is over
+    scale, shift = (None if t is None else t.contiguous() for t in (scale, shift))
+    after = _Affine(scale=_at(scale), shift=_at(shift), scale_stride=_stride(scale), shift_stride=_stride(shift))
     pointers = [_at(t) for t in (last, stored, walk.table, None)]
     rows, pixels = (ctypes.c_long(torch.Size(sizes).numel()) for sizes in (walk.out, x.shape[2:]))
-    _call("depthwise", x, ctypes.byref(layer), *pointers, rows, pixels, _at(y))
+    _call("depthwise", x, ctypes.byref(layer), *pointers, rows, pixels, ctypes.byref(after), _at(y))
     return y
 
 
@@ -242,7 +257,7 @@ def depthwise_backward(
         stored = kernels.contiguous()
         pointers = [_at(t) for t in (incoming, stored, walk.back_table, walk.order)]
         rows, pixels = (ctypes.c_long(torch.Size(sizes).numel()) for sizes in (x.shape[2:], walk.out))
-        _call("depthwise", x, ctypes.byref(layer), *pointers, rows, pixels, _at(of_x))
+        _call("depthwise", x, ctypes.byref(layer), *pointers, rows, pixels, ctypes.byref(_Affine()), _at(of_x))
     if needed[1]:
         of_kernels, last = x.new_empty(kernels.shape), _last(x)
         pointers = (_at(last), _at(incoming), _at(walk.table), _at(of_kernels))

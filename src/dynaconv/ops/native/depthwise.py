@@ -37,14 +37,18 @@ class _Depthwise(torch.autograd.Function):
         return of_x, of_kernels, None
 
 
-def depthwise_conv(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+def depthwise_conv(
+    x: Tensor, kernels: Tensor, geometry: Geometry, out_scale: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """Convolve every channel of every sample with its own kernel.
 
     Args:
         x: shape ``(B, C, *size)``.
         kernels: shape ``(B, C, 1, *k)``.
         geometry: with as many groups as channels.
+        out_scale: factors of the output, before the bias, shape ``(C,)`` or ``(B, C)``; without gradients.
+        bias: shape ``(C,)`` or ``(B, C)``; without gradients.
     """
     if torch.is_grad_enabled() and (x.requires_grad or kernels.requires_grad):
         return _Depthwise.apply(x, kernels.squeeze(2), geometry)  # pyright: ignore[reportReturnType]
-    return depthwise(x, kernels.flatten(2).transpose(1, 2), geometry)
+    return depthwise(x, kernels.flatten(2).transpose(1, 2), geometry, out_scale, bias)
