@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynaconv.errors import DynaconvError
-from dynaconv.nn.prepared import Prepared
+from dynaconv.nn.following import FoldedNorm
+from dynaconv.nn.prepared import OutputNorm, Prepared
 from dynaconv.ops import Madds, average
 from dynaconv.planning import LayerSpec
 
@@ -141,22 +142,70 @@ class DynamicLayer(nn.Module):
             return None
         return self._prepared if torch.compiler.is_compiling() else self.current_preparation()
 
+    # The BatchNorm that follows, or why it is not computed here; see :mod:`dynaconv.nn.following`.
+    folds_norm: ClassVar[bool] = False
+    """Whether the layer can compute the norm that follows it: it takes ``norm`` beside its input."""
+
+    _norm: FoldedNorm | str | None = None
+
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """What the layer computes with to give ``scale * y + shift`` in place of y.
+
+        Args:
+            scale: shape ``(O,)``, in float64.
+            shift: shape ``(O,)``, in float64.
+        """
+        raise NotImplementedError
+
+    def parts_of_output(self) -> list[nn.Module]:
+        """Modules whose own parameters :meth:`fold_output` reads."""
+        return [self]
+
+    def keep_norm(self, norm: FoldedNorm | str | None) -> None:
+        """Compute that norm from now on, where gradients are not wanted; or why there is none."""
+        self._norm = norm
+
+    def current_norm(self) -> FoldedNorm | None:
+        """The norm that is folded, unless it or the layer has changed since."""
+        if not isinstance(self._norm, FoldedNorm):
+            return None
+        if not self._norm.holds():
+            self._norm = None
+            return None
+        return self._norm
+
+    def norm_for(self, x: Tensor) -> FoldedNorm | None:
+        """The norm that the layer is to compute for an input; its output then needs the mark."""
+        norm = self._norm
+        if norm is None or isinstance(norm, str) or self.training or torch.is_grad_enabled():
+            return None
+        # A compiler joins norm and convolution by itself.
+        return norm if not torch.compiler.is_compiling() and norm.serves(self, x) else None
+
+    def _forget(self) -> None:
+        self._prepared = self._norm = None
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode; training forgets what was prepared for inference."""
         if mode:
-            self._prepared = None
+            self._forget()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._prepared = None
+        self._forget()
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._prepared = None
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()  # pyright: ignore[reportAttributeAccessIssue]
+        replica._forget()  # what was prepared is another device's
+        return replica
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_prepared", "_norm")}
 
     def _tempered(self) -> TemperedBranch | None:
         return next((child for child in self.children() if isinstance(child, TemperedBranch)), None)
@@ -171,7 +220,7 @@ class DynamicLayer(nn.Module):
         """Set the temperature of this layer's attention; a layer without one is left as it is."""
         branch = self._tempered()
         if branch is not None:
-            self._prepared = None
+            self._forget()
             branch.set_temperature(value)
 
     def get_temperature(self) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +20,8 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool_to
 from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming, silence
 from dynaconv.nn.norm import BranchBatchNorm
-from dynaconv.ops import Madds
+from dynaconv.nn.prepared import OutputNorm, scale_rows
+from dynaconv.ops import Madds, per_sample_conv
 from dynaconv.planning import LayerSpec
 
 
@@ -72,6 +73,7 @@ class ContextGate(nn.Module):
 
 class _CGConvNd(MethodConvNd):
     config_type = CGCConfig
+    folds_norm = True
     attention: ContextGate
 
     @classmethod
@@ -109,14 +111,28 @@ class _CGConvNd(MethodConvNd):
             self.bias.copy_(bias)
         return 0.0
 
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """A scaled copy of the kernel, and the bias."""
+        return replace(super().fold_output(scale, shift), kernel=scale_rows(self.kernel, scale))
+
+    def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Convolve every sample with its own kernel, bias and, if given, norm included."""
+        if norm is None:
+            return super().convolve(x)
+        assert norm.kernel is not None  # see fold_output
+        return per_sample_conv(self.pad(x), self._gated(x, norm.kernel), self.geometry, bias=norm.shift)
+
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
+        return self._gated(x, self.kernel)
+
+    def _gated(self, x: Tensor, kernel: Tensor) -> Tensor:
         inputs, outputs = self.attention(pool_to(x, self.kernel_size).flatten(2))
         batch, positions = x.shape[0], self.geometry.positions
         inputs = inputs.reshape(batch, self.groups, 1, self.in_channels // self.groups, positions)
         outputs = outputs.reshape(batch, self.groups, self.out_channels // self.groups, 1, positions)
         gate = (inputs + outputs).sigmoid().reshape(batch, *self.kernel_shape)
-        return gate.to(self.kernel.dtype) * self.kernel
+        return gate.to(kernel.dtype) * kernel
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds on an input of shape ``(B, C, *size)``: encode, interact, decode, gate, convolve."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dynaconv.config import check_count
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer
+from dynaconv.nn.prepared import OutputNorm, fold_output
 from dynaconv.ops import Geometry
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -118,8 +119,16 @@ class DynamicConvNd(DynamicLayer):
         return self.geometry.output_size(padded)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolve a batch, bias included, shape ``(B, C, *size)`` -> ``(B, O, *out)``."""
+        """Convolve a batch, bias included, shape ``(B, C, *size)`` -> ``(B, O, *out)``.
+
+        Layers that compute the norm behind them (``folds_norm``) take it as ``norm``, an
+        :class:`~dynaconv.nn.prepared.OutputNorm` or None.
+        """
         raise NotImplementedError
+
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """Scale, and shift with the layer's bias."""
+        return fold_output(scale, shift, self.bias)
 
     def add_bias(self, y: Tensor, bias: Tensor | None) -> Tensor:
         """Add a bias of shape ``(O,)`` or, one a sample, ``(B, O)`` to an output ``(B, O, *out)``."""
@@ -152,6 +161,9 @@ class DynamicConvNd(DynamicLayer):
         if x.shape[1] != self.in_channels:
             raise DynaconvError(f"{type(self).__name__} got {x.shape[1]} channels; expected {self.in_channels}")
         self._check_size(x)
+        norm = self.norm_for(x) if batched else None
+        if norm is not None:
+            return norm.marked(self.convolve(x, norm.output))  # pyright: ignore[reportCallIssue]
         y = self.convolve(x)
         return y if batched else y.squeeze(0)
 

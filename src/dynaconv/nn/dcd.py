@@ -22,6 +22,7 @@ from dynaconv.config import MethodConfig, check_choice, check_count
 from dynaconv.nn.base import pool_to
 from dynaconv.nn.method import MethodConvNd, MethodLinear, Noise, fill_kaiming, silence
 from dynaconv.nn.norm import BranchBatchNorm
+from dynaconv.nn.prepared import OutputNorm, scale_rows
 from dynaconv.ops import Madds, static_conv
 from dynaconv.planning import LayerSpec
 
@@ -120,14 +121,30 @@ class Residual(nn.Module):
         self.norm1.reset_parameters()
         self.norm2.reset_parameters()
 
-    def forward(self, x: Tensor, phi: Tensor) -> Tensor:
-        """Shape ``(B, C, P)`` -> ``(B, O, P)``."""
+    def fuse(self, x: Tensor, phi: Tensor) -> Tensor:
+        """What the last matrix expands, ``(B, C, P)`` -> ``(B, L, P)``."""
         reduced = self.norm1(torch.matmul(self.reduce.weight, x))
-        return torch.matmul(self.expand.weight, self.norm2(torch.matmul(phi.to(reduced.dtype), reduced)) + reduced)
+        return self.norm2(torch.matmul(phi.to(reduced.dtype), reduced)) + reduced
+
+    def forward(self, x: Tensor, phi: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Shape ``(B, C, P)`` -> ``(B, O, P)``, with the norm's scale and shift if given."""
+        fused = self.fuse(x, phi)
+        if norm is None:
+            return torch.matmul(self.expand.weight, fused)
+        assert norm.expand is not None  # see fold_residual
+        return torch.baddbmm(norm.shift.unsqueeze(1), norm.expand.expand(fused.shape[0], -1, -1), fused)
+
+
+def fold_residual(kernel: Tensor, bias: Tensor | None, residual: Residual, norm: tuple[Tensor, Tensor]) -> OutputNorm:
+    """A norm (scale and shift) behind the sum of both parts: all of it scales both, and the residual shifts."""
+    scale, shift = norm
+    scaled = None if bias is None else scale_rows(bias, scale)
+    return OutputNorm(scale, shift, scale_rows(kernel, scale), scaled, scale_rows(residual.expand.weight, scale))
 
 
 class _DCDConvNd(MethodConvNd):
     config_type = DCDConfig
+    folds_norm = True
     attention: FusionBranch
 
     @classmethod
@@ -161,12 +178,24 @@ class _DCDConvNd(MethodConvNd):
             self.bias.copy_(bias)
         return 0.0
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Scale the static convolution, bias included, and add the residual."""
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """Scaled copies of the kernel, its bias and the residual's last matrix."""
+        return fold_residual(self.kernel, self.bias, self.residual, (scale, shift))
+
+    def parts_of_output(self) -> list[nn.Module]:
+        """The layer, and the residual's last matrix."""
+        return [self, self.residual.expand]
+
+    def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Scale the static convolution, bias included, and add the residual; with the norm if given."""
         phi, scale = self.attention(pool_to(x, (self.grid,) * self.dims).flatten(1))
         padded = self.pad(x)
+        fused = self.residual(self._under_middle(padded).flatten(2), phi, norm)
+        if norm is not None:
+            assert norm.kernel is not None  # see fold_residual
+            y = static_conv(padded, norm.kernel, self.geometry, norm.bias)
+            return y.mul_(scale.to(y.dtype).reshape(*scale.shape, *(1,) * self.dims)).add_(fused.reshape(y.shape))
         y = self.add_bias(static_conv(padded, self.kernel, self.geometry), self.bias)
-        fused = self.residual(self._under_middle(padded).flatten(2), phi)
         return y * scale.to(y.dtype).reshape(*scale.shape, *(1,) * self.dims) + fused.reshape(y.shape)
 
     def _under_middle(self, x: Tensor) -> Tensor:
@@ -217,6 +246,7 @@ class DCDLinear(MethodLinear):
     """DCD's dynamic classifier: nn.Linear's arguments, then ``config=`` or fields of it."""
 
     config_type = DCDConfig
+    folds_norm = True
     attention: FusionBranch
 
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
@@ -243,11 +273,21 @@ class DCDLinear(MethodLinear):
             self.bias.copy_(bias)
         return 0.0
 
-    def transform(self, x: Tensor) -> Tensor:
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """Scaled copies of the matrix, its bias and the residual's last matrix."""
+        return fold_residual(self.kernel, self.bias, self.residual, (scale, shift))
+
+    def parts_of_output(self) -> list[nn.Module]:
+        """The layer, and the residual's last matrix."""
+        return [self, self.residual.expand]
+
+    def transform(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
         """Scale the static map, bias included, and add the residual, ``(B, T, C)`` -> ``(B, T, O)``."""
         phi, scale = self.attention(x.mean(dim=1))
-        y = F.linear(x, self.kernel, self.bias)
-        return y * scale.to(y.dtype).unsqueeze(1) + self.residual(x.transpose(1, 2), phi).transpose(1, 2)
+        kernel, bias = (self.kernel, self.bias) if norm is None else (norm.kernel, norm.bias)
+        assert kernel is not None  # see fold_residual
+        y = F.linear(x, kernel, bias)
+        return y * scale.to(y.dtype).unsqueeze(1) + self.residual(x.transpose(1, 2), phi, norm).transpose(1, 2)
 
     def count_madds(self, size: Sequence[int]) -> Madds:
         """Multiply-adds of the code's form on an input of shape ``(B, ..., C)``."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynaconv.nn.base import pool
 from dynaconv.nn.method import MethodConvNd, MethodLinear, Noise, fill_kaiming
+from dynaconv.nn.prepared import OutputNorm
 from dynaconv.ops import Madds, Mixture, empty_cells, mix_cells, mixture_conv, mixture_linear
 
 
@@ -44,11 +45,25 @@ def expand_bias(bias: nn.Parameter, num_experts: int) -> nn.Parameter:
     return nn.Parameter(bias.detach().expand(num_experts, -1).clone())
 
 
+def mix_biases(weights: Tensor, biases: Tensor | None, norm: OutputNorm | None) -> tuple[Tensor | None, Tensor | None]:
+    """Scale, shape ``(O,)``, and bias, ``(B, O)`` or ``(O,)``, of the output for weights ``(B, K)`` of the experts."""
+    if norm is None:
+        return None, None if biases is None else weights @ biases
+    return norm.scale, norm.shift if norm.bias is None else torch.addmm(norm.shift, weights, norm.bias)
+
+
+def fold_biases(scale: Tensor, shift: Tensor, biases: Tensor | None) -> OutputNorm:
+    """A norm behind K experts, biases ``(K, O)``, in float64."""
+    return OutputNorm(scale, shift, bias=None if biases is None else biases.detach().double() * scale)
+
+
 class ExpertConvNd(Experts, MethodConvNd):
     """A convolution with K kernels ``kernel`` of shape ``(K, O, C / groups, *k)`` and K biases ``(K, O)``.
 
     Subclasses say how many and implement :meth:`weigh` and :meth:`rest`.
     """
+
+    folds_norm = True
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
@@ -81,11 +96,15 @@ class ExpertConvNd(Experts, MethodConvNd):
         """Start every expert's bias from the static layer's."""
         self.bias = expand_bias(bias, self.num_experts)
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Convolve every sample with its own sum of kernels, bias included."""
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """Scale, shift, and every expert's bias scaled."""
+        return fold_biases(scale, shift, self.bias)
+
+    def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Convolve every sample with its own sum of kernels, bias and, if given, norm included."""
         weights = self.attend(x)
-        bias = None if self.bias is None else weights @ self.bias
-        return mixture_conv(self.pad(x), weights.unsqueeze(1), self.kernel, self.mixture, bias=bias)
+        scale, bias = mix_biases(weights, self.bias, norm)
+        return mixture_conv(self.pad(x), weights.unsqueeze(1), self.kernel, self.mixture, out_scale=scale, bias=bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
@@ -109,6 +128,8 @@ class ExpertConvNd(Experts, MethodConvNd):
 class ExpertLinear(Experts, MethodLinear):
     """A linear layer with K matrices ``kernel`` of shape ``(K, O, C)`` and K biases ``(K, O)``."""
 
+    folds_norm = True
+
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
         raise NotImplementedError
@@ -124,11 +145,18 @@ class ExpertLinear(Experts, MethodLinear):
         """Start every expert's bias from the static layer's."""
         self.bias = expand_bias(bias, self.num_experts)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Map every sample with its own sum of matrices, bias included, ``(B, T, C)`` -> ``(B, T, O)``."""
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """Scale, shift, and every expert's bias scaled."""
+        return fold_biases(scale, shift, self.bias)
+
+    def transform(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Map every sample with its own sum of matrices, bias and, if given, norm included.
+
+        Shape ``(B, T, C)`` -> ``(B, T, O)``.
+        """
         weights = self.weigh(x.mean(dim=1)).to(self.kernel.dtype)
-        bias = None if self.bias is None else weights @ self.bias
-        return mixture_linear(x, weights.unsqueeze(1), self.kernel, (1, 1, 1), bias=bias)
+        scale, bias = mix_biases(weights, self.bias, norm)
+        return mixture_linear(x, weights.unsqueeze(1), self.kernel, (1, 1, 1), out_scale=scale, bias=bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""

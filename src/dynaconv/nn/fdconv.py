@@ -40,6 +40,7 @@ from dynaconv.nn.base import pool
 from dynaconv.nn.constant import Constant
 from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
 from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming
+from dynaconv.nn.prepared import OutputNorm
 from dynaconv.ops import Madds, per_sample_conv
 from dynaconv.planning import LayerSpec
 
@@ -120,6 +121,7 @@ def sort_frequencies(rows: int, columns: int, device: Any = None) -> Tensor:
 
 
 class _FDConvNd(MethodConvNd):
+    folds_norm = True
     config_type = FDConvConfig
     attention: nn.ModuleDict
     _frequencies: tuple[Constant, Constant] | None = None
@@ -241,10 +243,14 @@ class _FDConvNd(MethodConvNd):
         parts = matrix.reshape(matrix.shape[0], out_channels, *size[:-1], in_channels, size[-1])
         return parts.permute(0, 1, last - 1, *range(2, last - 1), last)
 
-    def kernels(self, x: Tensor) -> Tensor:
+    def kernels(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``.
 
         FBM, which is no part of it, comes before.
+
+        Args:
+            x: shape ``(B, C, *size)``.
+            scale: factors of the outputs, shape ``(O,)``.
         """
         pooled, batch, ones, size = pool(x), x.shape[0], (1,) * self.dims, self.kernel_size
         groups, inner, outer = self.groups, self.in_channels // self.groups, self.out_channels // self.groups
@@ -255,7 +261,7 @@ class _FDConvNd(MethodConvNd):
             "spatial": (1, 1, 1, *size),
             "filter": (groups, outer, 1, *ones),
         }
-        modulation = kernels.new_ones(())
+        modulation = kernels.new_ones(()) if scale is None else scale.to(kernels.dtype).reshape(*shapes["filter"])
         for name, gate in gates.items():
             modulation = modulation * gate.to(kernels.dtype).reshape(batch, *shapes[name])
         if "ksm_local" in self.attention:
@@ -265,11 +271,13 @@ class _FDConvNd(MethodConvNd):
         kernels = (kernels * modulation).flatten(1, 2)
         return kernels.expand(batch, *self.kernel_shape).to(self.dft_weight.dtype)
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Modulate the input's bands, convolve every sample with its own kernel, add the bias."""
-        kernels = self.kernels(x)
+    def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Modulate the input's bands, convolve every sample with its own kernel, add the bias, norm included."""
+        kernels = self.kernels(x, None if norm is None else norm.scale)
         if "fbm" in self.attention:
             x = self.attention["fbm"](x)
+        if norm is not None:
+            return per_sample_conv(self.pad(x), kernels, self.geometry, bias=norm.shift)
         return self.add_bias(per_sample_conv(self.pad(x), kernels, self.geometry), self.bias)
 
     def count_madds(self, size: Sequence[int]) -> Madds:

@@ -15,7 +15,7 @@ from dynaconv.errors import DynaconvError, LostWarehouseError
 from dynaconv.nn.base import DynamicLayer, pool
 from dynaconv.nn.conv import DynamicConvNd, PaddingMode
 from dynaconv.nn.linear import DynamicLinear
-from dynaconv.nn.prepared import Prepared, Watch
+from dynaconv.nn.prepared import OutputNorm, Prepared, Watch
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.warehouse import Warehouse
 from dynaconv.ops import Madds, Mixture, mixture_conv
@@ -36,6 +36,7 @@ def _plan_alone(spec: LayerSpec, config: KernelWarehouseConfig) -> tuple[Warehou
 class WarehouseLayer(DynamicLayer):
     """What convolution and linear layer have in common: an attention branch, and cells that may belong to others."""
 
+    folds_norm = True
     attention: CellRouter
     bias: nn.Parameter | None
     warehouse: Warehouse | None
@@ -242,11 +243,12 @@ class _KWConvNd(WarehouseLayer, DynamicConvNd):
         self._set_up(spec, config, plan, warehouse, device, dtype)
         self.mixture = Mixture(self.plan.grid, self.geometry)
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Convolve a batch, bias included."""
+    def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Convolve a batch, bias and, if given, norm included."""
         padded = self.pad(x)
         attention, cells, mixture = self.mix(x, padded)
-        return mixture_conv(padded, attention, cells, mixture, bias=self.bias)
+        scale, bias = (None, self.bias) if norm is None else (norm.scale, norm.shift)
+        return mixture_conv(padded, attention, cells, mixture, out_scale=scale, bias=bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
@@ -319,11 +321,12 @@ class KWLinear(WarehouseLayer, DynamicLinear):
     def _conv_cells(self) -> Tensor:
         return self.cells.unsqueeze(-1)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Map samples and their positions, bias included, shape ``(B, T, C)`` -> ``(B, T, O)``."""
+    def transform(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Map samples and positions, bias and, if given, norm included, shape ``(B, T, C)`` -> ``(B, T, O)``."""
         channels = x.transpose(1, 2)
         attention, cells, mixture = self.mix(channels, channels)
-        return mixture_conv(channels, attention, cells, mixture, bias=self.bias).transpose(1, 2)
+        scale, bias = (None, self.bias) if norm is None else (norm.scale, norm.shift)
+        return mixture_conv(channels, attention, cells, mixture, out_scale=scale, bias=bias).transpose(1, 2)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dynaconv.config import check_count
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer
+from dynaconv.nn.prepared import OutputNorm, fold_output
 
 
 class DynamicLinear(DynamicLayer):
@@ -42,8 +43,16 @@ class DynamicLinear(DynamicLayer):
         )
 
     def transform(self, x: Tensor) -> Tensor:
-        """Map samples and their positions, bias included, shape ``(B, T, C)`` -> ``(B, T, O)``."""
+        """Map samples and their positions, bias included, shape ``(B, T, C)`` -> ``(B, T, O)``.
+
+        Layers that compute the norm behind them (``folds_norm``) take it as ``norm``, an
+        :class:`~dynaconv.nn.prepared.OutputNorm` or None.
+        """
         raise NotImplementedError
+
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """Scale, and shift with the layer's bias."""
+        return fold_output(scale, shift, self.bias)
 
     def adopt_bias(self, bias: nn.Parameter) -> None:
         """Take over the bias of the static layer that this one replaces."""
@@ -64,6 +73,9 @@ class DynamicLinear(DynamicLayer):
             raise DynaconvError(
                 f"{type(self).__name__} got input of shape {tuple(x.shape)}; expected {self.in_features} features last"
             )
+        norm = self.norm_for(x) if x.dim() == 2 else None  # of more dimensions the norm's channels are others
+        if norm is not None:
+            return norm.marked(self.transform(self.by_position(x), norm.output).squeeze(1))  # pyright: ignore[reportCallIssue]
         return self.transform(self.by_position(x)).reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:

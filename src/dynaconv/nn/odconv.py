@@ -21,8 +21,8 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import TemperedBranch, pool
 from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming, silence
 from dynaconv.nn.norm import BranchBatchNorm
-from dynaconv.nn.prepared import Prepared, Watch
-from dynaconv.ops import Madds, Mixture, empty_cells, mixture_conv, static_conv
+from dynaconv.nn.prepared import OutputNorm, Prepared, Watch
+from dynaconv.ops import Madds, Mixture, empty_cells, mixture_conv, scale_and_shift, static_conv
 from dynaconv.ops.branch import BranchWeights, fold_batch_norm, prepared_branch
 
 DIMENSIONS = ("spatial", "channel", "filter", "kernel")
@@ -139,6 +139,7 @@ class FourAttentions(TemperedBranch):
 
 class _ODConvNd(MethodConvNd):
     config_type = ODConvConfig
+    folds_norm = True
     attention: FourAttentions
 
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
@@ -198,17 +199,21 @@ class _ODConvNd(MethodConvNd):
         mixture = Mixture((weights.shape[1], 1, 1), self.geometry, own_cells=weights.shape[1] > 1)
         return weights.to(self.kernel.dtype), mixture
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Scale the input, convolve every sample with its own kernel, scale the output, add the bias."""
+    def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Scale the input, convolve every sample with its own kernel, scale the output, add the bias.
+
+        A norm is part of the last two.
+        """
         attentions = self.attend(x)
         channel, filters = (attentions.get(name) for name in ("channel", "filter"))
+        bias = self.bias
+        if norm is not None:
+            filters, bias = norm.scale if filters is None else filters * norm.scale, norm.shift
         if "kernel" not in attentions and "spatial" not in attentions:  # one kernel for all samples
             y = static_conv(self.pad(self._scale(x, channel)), self.kernel[0], self.geometry)
-            return self.add_bias(self._scale(y, filters), self.bias)
+            return scale_and_shift(y, filters, bias)
         weights, mixture = self._weigh(attentions, x.shape[0])
-        return mixture_conv(
-            self.pad(x), weights, self.kernel, mixture, in_scale=channel, out_scale=filters, bias=self.bias
-        )
+        return mixture_conv(self.pad(x), weights, self.kernel, mixture, in_scale=channel, out_scale=filters, bias=bias)
 
     def _scale(self, x: Tensor, factors: Tensor | None) -> Tensor:
         return x if factors is None else x * factors.to(x.dtype).reshape(*factors.shape, *(1,) * self.dims)

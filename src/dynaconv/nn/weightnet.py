@@ -19,7 +19,8 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
 from dynaconv.nn.method import MethodConvNd, Noise, silence
-from dynaconv.ops import Madds
+from dynaconv.nn.prepared import OutputNorm
+from dynaconv.ops import Madds, per_sample_conv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class ChannelValues(nn.Module):
 
 class _WeightNetConvNd(SharesBlockBranch, MethodConvNd):
     config_type = WeightNetConfig
+    folds_norm = True
     attention: ChannelValues
 
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
@@ -128,9 +130,22 @@ class _WeightNetConvNd(SharesBlockBranch, MethodConvNd):
             self.bias.copy_(bias)
         return 0.0
 
-    def kernels(self, x: Tensor) -> Tensor:
-        """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``."""
+    def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
+        """Convolve every sample with its own kernel, bias and, if given, norm included."""
+        if norm is None:
+            return super().convolve(x)
+        return per_sample_conv(self.pad(x), self.kernels(x, norm.scale), self.geometry, bias=norm.shift)
+
+    def kernels(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The kernel of every sample, shape ``(B, C, *size)`` -> ``(B, O, C / groups, *kernel_size)``.
+
+        Args:
+            x: shape ``(B, C, *size)``.
+            scale: factors of the outputs, shape ``(O,)``.
+        """
         values = self.attention(self.read_branch(pool(x))).to(self.kernel.dtype)
+        if scale is not None:
+            values = values.unflatten(1, (self.out_channels, -1)) * scale.unsqueeze(1)
         values = values.reshape(-1, self.out_channels * self.grouping, 1, self.values)
         written = self.kernel.reshape(self.out_channels * self.grouping, -1, self.values)
         return (values * written).sum(dim=-1).reshape(-1, *self.kernel_shape)

@@ -31,7 +31,7 @@ def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | 
     merged = convolve(
         x.reshape(1, -1, *x.shape[2:]),
         kernels.reshape(-1, *kernels.shape[2:]),
-        None if bias is None else bias.repeat(batch),
+        bias if bias is None or batch == 1 else bias.repeat(batch),
         geometry.stride,
         geometry.padding,
         geometry.dilation,
