@@ -24,16 +24,20 @@ class _Dressed:
     _hidden_attribute: str
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copies and pickles are of the plain class."""
-        plain: Any = object.__new__(self._plain_class)
+        """Copies and pickles are of the plain class.
+
+        By the first protocol, since pickle refuses another class than the object's in the later ones.
+        """
+        plain = object.__new__(self._plain_class)
         vars(plain).update({name: value for name, value in vars(self).items() if name != self._hidden_attribute})
-        return plain.__reduce_ex__(protocol)
+        return plain.__reduce_ex__(1)
 
 
 @functools.cache
 def _dressed(cls: type[nn.Module], forward: Callable[..., Any], hidden: str) -> type[nn.Module]:
     names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls)(cls.__name__, (_Dressed, cls), {**names, PLAIN: cls, HIDDEN: hidden, "forward": forward})
+    contents = {**names, PLAIN: cls, HIDDEN: hidden, "forward": forward}
+    return type(cls)(cls.__name__, (_Dressed, cls), contents)  # pyright: ignore[reportCallIssue]
 
 
 def is_dressed(module: nn.Module) -> bool:
@@ -48,7 +52,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 def why_not_dressed(module: nn.Module) -> str | None:
     """Why a module can not be dressed; None if it can."""
-    cls = type(module)
+    cls = plain_class(module)
     if "forward" in vars(module):
         return "has a forward of its own"
     if hasattr(cls, "__deepcopy__") or cls.__reduce_ex__ is not object.__reduce_ex__:

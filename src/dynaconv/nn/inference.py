@@ -206,7 +206,7 @@ def inference_report(model: nn.Module) -> InferenceReport:
     rows = []
     for name, layer in _dynamic_layers(model).items():
         found, norm = layer.current_preparation(), layer.current_norm()
-        if norm is not None and not norm.scope.holds():
+        if norm is not None and (norm.is_watched(layer) or not norm.scope.holds()):
             norm = None
         row = PreparedLayer(name, type(layer).__name__, prepared=found is not None)
         if found is not None:

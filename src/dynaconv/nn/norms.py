@@ -9,7 +9,6 @@ from dynaconv.nn.dressing import why_not_dressed
 from dynaconv.nn.following import (
     FoldedNorm,
     let_through,
-    norm_kind,
     scale_and_shift_of,
     stop_letting_through,
     why_not,
@@ -26,8 +25,6 @@ def fold_norms(model: nn.Module) -> None:
         model: a network in evaluation, nothing of it folded.
     """
     names = {module: name for name, module in model.named_modules()}
-    if not any(norm_kind(module) for module in names):
-        return
     layers = [module for module in names if isinstance(module, DynamicLayer) and module.folds_norm]
     scopes: dict[nn.Module, Scope] = {}
     for layer, found in find_norms(model, layers).items():

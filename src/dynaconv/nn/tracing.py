@@ -65,6 +65,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.opened = {id(module) for module in opened}
         self.outputs: dict[fx.Node, weakref.ref[fx.Proxy]] = {}
+        self.kept: set[fx.Node] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return id(m) not in self.opened
@@ -79,9 +80,11 @@ class _Tracer(fx.Tracer):
         self.outputs[node] = weakref.ref(proxy)
         return proxy
 
-    def keeps(self, node: fx.Node) -> bool:
-        """Whether somebody still holds an output, after all is over."""
-        return node in self.outputs and self.outputs[node]() is not None
+    def follow(self, caller: nn.Module) -> fx.Graph:
+        """The graph of a call, and in ``kept`` the outputs that somebody still holds after it."""
+        graph = self.trace(caller)
+        self.kept = {node for node, output in self.outputs.items() if output() is not None}
+        return graph
 
 
 @contextmanager
@@ -147,7 +150,7 @@ def _follow(owner: nn.Module, opened: Sequence[nn.Module], waiting: set[int]) ->
     caller, tracer = _CALLERS[arity - 1](owner), _Tracer(opened)
     try:
         with _unchanged(opened):
-            graph = tracer.trace(caller)
+            graph = tracer.follow(caller)
     except Exception as error:  # whatever the code of a network may raise on symbols
         text = str(error).strip().partition("\n")[0]
         return dict.fromkeys(inside, f"{name}, which calls it, can not be followed ({type(error).__name__}: {text})")
@@ -174,7 +177,7 @@ def _norm_behind(
     if len(nodes) > 1:
         return f"it is called {len(nodes)} times"
     (node,) = nodes
-    if tracer.keeps(node):
+    if node in tracer.kept:
         return "its output is kept"
     if len(node.users) != 1:
         return f"its output goes to {len(node.users)} places"
