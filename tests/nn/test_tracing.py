@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import timm
@@ -166,6 +167,26 @@ def test_straight_on():
     assert folded(model) == {"conv": "bn", "other": "second"}
     with norm_must_not_act(model.bn), norm_must_not_act(model.second):
         torch.testing.assert_close(compute(model, x), expected)
+
+
+class Busy(Network):
+    """Another thread runs another network meanwhile."""
+
+    def forward(self, x):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(compute(self.kept[0], self.kept[1])))
+        thread.start()
+        thread.join()
+        assert torch.equal(found[0], self.kept[2])
+        return self.bn(self.conv(x))
+
+
+def test_other_threads_run_on():
+    model, other = Busy().double().eval(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    x = torch.randn(2, 3, 5, 5)
+    model.kept = [other, x, compute(other, x)]
+    dynaconv.prepare_inference(model)
+    assert folded(model) == {"conv": "bn"}
 
 
 class Optional(Network):

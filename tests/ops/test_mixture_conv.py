@@ -5,7 +5,16 @@ import itertools
 import pytest
 import torch
 
-from dynaconv.ops import Geometry, Mixture, assemble_kernels, mix_cells, mixture_conv, mixture_linear, per_sample_conv
+from dynaconv.ops import (
+    Geometry,
+    Mixture,
+    assemble_kernels,
+    mix_cells,
+    mixture_conv,
+    mixture_linear,
+    per_sample_conv,
+    scale_and_shift,
+)
 from dynaconv.ops.cost import CONV_BACKENDS, cheapest_order, kernels_first_madds, outputs_first_madds
 from tests import oracles
 
@@ -50,6 +59,42 @@ def test_mixing_is_the_equation(case):
 def test_per_sample_convolution(case, backend):
     geometry, _, x, _, _, kernels, expected = make(case)
     torch.testing.assert_close(per_sample_conv(x, kernels, geometry, backend), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("case", "backend"), list(itertools.product(CASES, ["auto", *CONV_BACKENDS])))
+def test_per_sample_convolution_with_a_bias(case, backend):
+    geometry, _, x, _, _, kernels, expected = make(case)
+    bias = torch.randn(kernels.shape[1], dtype=torch.float64)
+    expected = expected + bias.reshape(-1, *(1,) * (x.dim() - 2))
+    y = per_sample_conv(x, kernels, geometry, backend, bias)
+    torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("shared", [(True, True), (True, False), (False, True), (None, True), (True, None)], ids=str)
+@pytest.mark.parametrize(("case", "backend"), list(itertools.product(CASES, ["auto", "grouped"])))
+def test_scale_and_shift_of_the_output(case, backend, shared, learning):
+    """One for all samples, or a sample's own, or none."""
+    geometry, grid, x, attention, cells, _, expected = make(case)
+    batch, channels, ones = x.shape[0], expected.shape[1], (1,) * (x.dim() - 2)
+    after = [
+        None if one is None else torch.randn((channels,) if one else (batch, channels), dtype=torch.float64)
+        for one in shared
+    ]
+    scale, shift = after
+    expected = expected if scale is None else expected * scale.reshape(*scale.shape, *ones)
+    expected = expected if shift is None else expected + shift.reshape(*shift.shape, *ones)
+    x.requires_grad_(learning)
+    with torch.set_grad_enabled(learning):
+        y = mixture_conv(x, attention, cells, Mixture(grid, geometry), out_scale=scale, bias=shift, backend=backend)
+    torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+    last = torch.randn_like(y).movedim(1, -1).contiguous().movedim(-1, 1)
+    for z in (last, last.contiguous()):
+        with torch.set_grad_enabled(learning):
+            found = scale_and_shift(z, scale, shift)
+        expected = z if scale is None else z * scale.reshape(*scale.shape, *ones)
+        expected = expected if shift is None else expected + shift.reshape(*shift.shape, *ones)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", CONV_BACKENDS)

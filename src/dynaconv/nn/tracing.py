@@ -9,6 +9,7 @@ norms stay as they are.
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,14 +67,22 @@ class _Tracer(fx.Tracer):
         self.opened = {id(module) for module in opened}
         self.outputs: dict[fx.Node, weakref.ref[fx.Proxy]] = {}
         self.kept: set[fx.Node] = set()
+        self.thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return id(m) not in self.opened
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:  # torch.fx stands between all modules and all threads
+            return forward(*args, **kwargs)
         if id(m) in self.opened:
             return m.forward(*args, **kwargs)  # without hooks, which are not meant for symbols
         return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         proxy = super().proxy(node)
