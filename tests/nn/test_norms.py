@@ -431,7 +431,8 @@ def test_parts_alone_give_what_they_always_give():
     for _ in range(2):
         torch.testing.assert_close(compute(block.conv, x), inner, **DOUBLE)
         torch.testing.assert_close(compute(block.bn, inner), outer, **DOUBLE)
-        compute(block, x)
+        y = compute(block, x)  # the layer's own output, changed in place: its mark is off
+        torch.testing.assert_close(compute(block.bn, y), compute(copy.deepcopy(block.bn), y), **DOUBLE)
 
 
 def test_who_hooks_on_sees_what_there_is():
