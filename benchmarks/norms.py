@@ -1,6 +1,6 @@
 """Time networks prepared for inference with and without folding the norms into the layers before them.
 
-    python benchmarks/norms.py [NETWORK ...] [--threads 1] [--rounds 10]
+    python benchmarks/norms.py [NETWORK ...] [--images 1 16] [--pixels 224 64] [--threads 1] [--rounds 10]
 
 Each row: a network, a batch, pixels a side; norms that are folded; milliseconds of a batch without; the ratio of with
 to without, its median over rounds and its quartiles. Both networks run in turn within a round, in changing order. With
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import statistics
 import time
 
@@ -23,7 +24,6 @@ from dynaconv.analysis.timing import ratio_quartiles
 from dynaconv.benchmark.contenders import settle
 
 NETWORKS = ("kw1x_resnet18", "kw1x_mobilenetv2_100", "od4x_resnet18", "dy4x_resnet18")
-BATCHES = ((1, 224), (16, 224), (1, 64), (16, 64))  # images, pixels a side
 LONG = 16 * 224 * 224  # pixels from which fewer rounds are enough
 
 
@@ -45,6 +45,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=NETWORKS)
+    parser.add_argument("--images", nargs="+", type=int, default=(1, 16))
+    parser.add_argument("--pixels", nargs="+", type=int, default=(224, 64), help="a side")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10, help="five times as many for small batches")
     arguments = parser.parse_args()
@@ -59,7 +61,7 @@ def main() -> None:
         folded = copy.deepcopy(plain)
         dynaconv.prepare_inference(plain, fold_norms=False)
         norms = len(dynaconv.inference_report(dynaconv.prepare_inference(folded)).norms)
-        for images, pixels in BATCHES:
+        for pixels, images in itertools.product(arguments.pixels, arguments.images):
             batch = torch.randn(images, 3, pixels, pixels).contiguous(memory_format=torch.channels_last)
             rounds = arguments.rounds * (1 if batch.numel() >= LONG else 5)
             with torch.inference_mode():
@@ -67,7 +69,9 @@ def main() -> None:
             ratio = statistics.median(a / b for a, b in zip(with_norms, without, strict=True))
             low, high = ratio_quartiles(with_norms, without)
             sizes = f"{name:22} {images:6d} {pixels:6d} {norms:6d}"
-            print(f"{sizes} {1e3 * statistics.median(without):11.1f}   {ratio:.3f} ({low:.3f} - {high:.3f})", flush=True)
+            print(
+                f"{sizes} {1e3 * statistics.median(without):11.1f}   {ratio:.3f} ({low:.3f} - {high:.3f})", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -124,17 +124,18 @@ def prepare_inference(model: nn.Module, max_extra_mb: float = 0.0, *, fold_norms
     A layer forgets what was prepared for it, and is right again if slower, when it goes to training or to another
     device or type, loads a state, gets another temperature, or when a parameter, buffer or module of its branch or
     warehouse is changed or replaced; and the norm behind it, which acts again, when layer or norm are. Prepare anew
-    then. What goes unseen: a change through ``parameter.data`` or of a tensor that was made in inference mode; and, by
-    code that ``torch.compile`` made of a prepared network, any change to a part of a layer that is no call of the
-    network or the layer (``load_state_dict``, ``train``, ``to``, ``set_temperature``): call :func:`restore_training`
-    before such a change.
+    then. What goes unseen: a change through ``parameter.data`` or of a tensor that was made in inference mode; an
+    attribute by which a module's code sends a layer's output elsewhere (``self.use_norm = False``); and, by code that
+    ``torch.compile`` made of a prepared network, any change to a part of a layer that is no call of the network or the
+    layer (``load_state_dict``, ``train``, ``to``, ``set_temperature``): call :func:`restore_training` before such a
+    change.
 
     Args:
         model: a network, converted or not.
         max_extra_mb: memory (1e6 bytes) that folded KernelWarehouse cells may take in the whole network, those layers
             first that save most for it. They serve batches where that was measured to be faster. At 0 none is folded.
-        fold_norms: whether layers compute the BatchNorm that follows them. CGC, WeightNet and DCD keep a scaled copy of
-            their kernel for it.
+        fold_norms: whether layers compute the BatchNorm that follows them. CGC and DCD keep a scaled copy of their
+            kernel for it.
 
     Returns:
         The same network. :func:`inference_report` says what was done, :func:`restore_training` takes it back.
