@@ -60,7 +60,7 @@ def main() -> None:
         plain.to(memory_format=torch.channels_last)
         folded = copy.deepcopy(plain)
         dynaconv.prepare_inference(plain, fold_norms=False)
-        norms = len(dynaconv.inference_report(dynaconv.prepare_inference(folded)).norms)
+        norms = len(dynaconv.inference_report(dynaconv.prepare_inference(folded, fold_norms="all")).norms)
         for pixels, images in itertools.product(arguments.pixels, arguments.images):
             batch = torch.randn(images, 3, pixels, pixels).contiguous(memory_format=torch.channels_last)
             rounds = arguments.rounds * (1 if batch.numel() >= LONG else 5)

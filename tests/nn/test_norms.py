@@ -17,6 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import dynaconv
 from dynaconv import KernelWarehouseConfig, KWConv2d, ODConv2d
+from dynaconv.errors import DynaconvError
 from dynaconv.nn import CondLinear, DCDLinear, KWLinear
 from dynaconv.nn.dressing import is_dressed
 from tests.nn.cases import CASES, Case, animate
@@ -115,7 +116,7 @@ def test_every_layer_with_its_norm(case, biased):
         for batch in (0, 1, 5):
             x = input_of(case, batch, dtype=dtype)
             expected = compute(block, x)
-            dynaconv.prepare_inference(block)
+            dynaconv.prepare_inference(block, fold_norms="all")
             assert folded(block) == {"conv": "bn"}
             with norm_must_not_act(block.bn):
                 y = compute(block, x)
@@ -129,7 +130,7 @@ def test_backends_and_layouts(case):
     block = block_of(case, dtype=torch.float64)
     x = input_of(case, 3, dtype=torch.float64)
     expected = compute(block, x)
-    dynaconv.prepare_inference(block)
+    dynaconv.prepare_inference(block, fold_norms="all")
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for layout in (torch.contiguous_format, formats.get(x.dim(), torch.contiguous_format)):
         for backend in ("auto", "textbook", "grouped", "loop", "matmul", "outputs"):
@@ -143,7 +144,7 @@ def test_groups(kind, options):
     block = Block(animate(kind(6, 6, 3, padding=1, **options)), nn.BatchNorm2d(6)).double().eval()
     x = torch.randn(2, 6, 5, 5, **X)
     expected = compute(block, x)
-    dynaconv.prepare_inference(block)
+    dynaconv.prepare_inference(block, fold_norms="all")
     with norm_must_not_act(block.bn):
         torch.testing.assert_close(compute(block, x), expected, **DOUBLE)
 
@@ -182,7 +183,7 @@ def test_linear_layers_fold_where_channels_are_features(kind):
     block = Block(animate(layer), nn.BatchNorm1d(5)).double().eval()
     rows, positions = torch.randn(3, 8, **X), torch.randn(3, 5, 8, **X)  # as many positions as features
     expected = [compute(block, x) for x in (rows, positions)]
-    dynaconv.prepare_inference(block)
+    dynaconv.prepare_inference(block, fold_norms="all")
     with norm_must_not_act(block.bn):
         torch.testing.assert_close(compute(block, rows), expected[0], **DOUBLE)
     torch.testing.assert_close(compute(block, positions), expected[1], **DOUBLE)
@@ -561,6 +562,20 @@ def test_replicas_for_data_parallel():
         torch.testing.assert_close(compute(block, x), expected, **DOUBLE)
 
 
+def test_methods_that_gain_nothing():
+    block = cgc()
+    for choice, names in ((True, {}), ("all", {"conv": "bn"}), (False, {})):
+        dynaconv.prepare_inference(block, fold_norms=choice)
+        assert folded(block) == names
+    dynaconv.prepare_inference(block)
+    assert reasons(block) == {"conv": "its method gains nothing by it, see fold_norms='all'"}
+    for layer in (small(), small(KWConv2d)):
+        assert folded(dynaconv.prepare_inference(layer)) == {"conv": "bn"}
+        assert not folded(dynaconv.prepare_inference(layer, fold_norms=False))
+    with pytest.raises(DynaconvError, match="fold_norms='some'"):
+        dynaconv.prepare_inference(block, fold_norms="some")
+
+
 def test_the_state_is_as_it_was():
     block = small(KWConv2d)
     state = copy.deepcopy(block.state_dict())
@@ -576,7 +591,7 @@ def test_the_state_is_as_it_was():
 def test_modes_come_back_without_a_branch_to_fold():
     block = Block(animate(dynaconv.CGConv2d(6, 9, 3)), nn.BatchNorm2d(9)).train()
     for _ in range(2):
-        dynaconv.prepare_inference(block)
+        dynaconv.prepare_inference(block, fold_norms="all")
     assert dynaconv.restore_training(block).bn.training
     assert not is_dressed(block)
 
@@ -586,7 +601,7 @@ def test_modes_come_back_without_a_branch_to_fold():
 
 @pytest.mark.parametrize("kind", [KWConv2d, ODConv2d, dynaconv.CGConv2d])
 def test_one_graph(kind):
-    block = dynaconv.prepare_inference(small(kind) if kind is not dynaconv.CGConv2d else cgc())
+    block = dynaconv.prepare_inference(small(kind) if kind is not dynaconv.CGConv2d else cgc(), fold_norms="all")
     expected = {batch: torch.randn(batch, 6, 5, 5, **X) for batch in (2, 5)}
     expected = {batch: (x, compute(copy.deepcopy(block), x)) for batch, x in expected.items()}
     torch.compiler.reset()

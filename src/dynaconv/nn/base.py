@@ -145,6 +145,8 @@ class DynamicLayer(nn.Module):
     # The BatchNorm that follows, or why it is not computed here; see :mod:`dynaconv.nn.following`.
     folds_norm: ClassVar[bool] = False
     """Whether the layer can compute the norm that follows it: it takes ``norm`` beside its input."""
+    norm_pays: ClassVar[bool] = False
+    """Whether that was measured to be faster, by ``benchmarks/norms.py``."""
 
     _norm: FoldedNorm | str | None = None
 

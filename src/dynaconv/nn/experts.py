@@ -63,7 +63,7 @@ class ExpertConvNd(Experts, MethodConvNd):
     Subclasses say how many and implement :meth:`weigh` and :meth:`rest`.
     """
 
-    folds_norm = True
+    folds_norm = norm_pays = True
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
@@ -128,7 +128,7 @@ class ExpertConvNd(Experts, MethodConvNd):
 class ExpertLinear(Experts, MethodLinear):
     """A linear layer with K matrices ``kernel`` of shape ``(K, O, C)`` and K biases ``(K, O)``."""
 
-    folds_norm = True
+    folds_norm = norm_pays = True
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""

@@ -9,6 +9,7 @@ on the CPU (:mod:`dynaconv.ops.branch`). Where memory is given for it, the branc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -108,7 +109,9 @@ class InferenceReport:
         return "\n".join([*map(str, self.layers), f"{total} with folded cells ({self.extra_mb:.3f} MB); {norms}"])
 
 
-def prepare_inference(model: nn.Module, max_extra_mb: float = 0.0, *, fold_norms: bool = True) -> nn.Module:
+def prepare_inference(
+    model: nn.Module, max_extra_mb: float = 0.0, *, fold_norms: bool | Literal["all"] = True
+) -> nn.Module:
     """Make a network ready for inference, in place.
 
     The network goes to evaluation. What is prepared is used in evaluation without gradients (``torch.no_grad``,
@@ -134,14 +137,15 @@ def prepare_inference(model: nn.Module, max_extra_mb: float = 0.0, *, fold_norms
         model: a network, converted or not.
         max_extra_mb: memory (1e6 bytes) that folded KernelWarehouse cells may take in the whole network, those layers
             first that save most for it. They serve batches where that was measured to be faster. At 0 none is folded.
-        fold_norms: whether layers compute the BatchNorm that follows them. CGC and DCD keep a scaled copy of their
-            kernel for it.
+        fold_norms: whether layers compute the BatchNorm that follows them: those of KernelWarehouse, ODConv, DY-Conv
+            and CondConv, which it makes faster; ``"all"``: of every method (CGC and DCD keep a scaled copy of their
+            kernel for it).
 
     Returns:
         The same network. :func:`inference_report` says what was done, :func:`restore_training` takes it back.
 
     Raises:
-        DynaconvError: if ``max_extra_mb`` is negative or no number.
+        DynaconvError: if ``max_extra_mb`` is negative or no number, or ``fold_norms`` is something else.
         LostWarehouseError: if the network was taken apart and its shared cells were left behind.
 
     Example:
@@ -154,6 +158,8 @@ def prepare_inference(model: nn.Module, max_extra_mb: float = 0.0, *, fold_norms
     """
     if not max_extra_mb >= 0:
         raise DynaconvError(f"max_extra_mb={max_extra_mb!r}; expected a number of at least 0")
+    if fold_norms not in (True, False, "all"):
+        raise DynaconvError(f"fold_norms={fold_norms!r}; expected True, False or 'all'")
     check_linked(model)
     layers = _dynamic_layers(model)
     again = any(layer.current_preparation() or layer.current_norm() for layer in layers.values())
@@ -165,7 +171,7 @@ def prepare_inference(model: nn.Module, max_extra_mb: float = 0.0, *, fold_norms
     for layer in layers.values():
         layer.keep_prepared(layer.prepare())
     if fold_norms:
-        norms.fold_norms(model)
+        norms.fold_norms(model, all_methods=fold_norms == "all")
     _fold([layer for layer in layers.values() if isinstance(layer, WarehouseLayer)], max_extra_mb * MB)
     return model
 

@@ -36,7 +36,7 @@ def _plan_alone(spec: LayerSpec, config: KernelWarehouseConfig) -> tuple[Warehou
 class WarehouseLayer(DynamicLayer):
     """What convolution and linear layer have in common: an attention branch, and cells that may belong to others."""
 
-    folds_norm = True
+    folds_norm = norm_pays = True
     attention: CellRouter
     bias: nn.Parameter | None
     warehouse: Warehouse | None

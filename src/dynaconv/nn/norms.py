@@ -18,14 +18,19 @@ from dynaconv.nn.scope import Scope, close_scope, open_scope
 from dynaconv.nn.tracing import Followed, find_norms
 
 
-def fold_norms(model: nn.Module) -> None:
-    """Let every dynamic layer compute the BatchNorm behind it, where there is one and it is known to be there.
+def fold_norms(model: nn.Module, all_methods: bool) -> None:
+    """Let dynamic layers compute the BatchNorm behind them, where there is one and it is known to be there.
 
     Args:
         model: a network in evaluation, nothing of it folded.
+        all_methods: those too that it does not make faster.
     """
     names = {module: name for name, module in model.named_modules()}
     layers = [module for module in names if isinstance(module, DynamicLayer) and module.folds_norm]
+    for layer in layers:
+        if not layer.norm_pays and not all_methods:
+            layer.keep_norm("its method gains nothing by it, see fold_norms='all'")
+    layers = [layer for layer in layers if layer.norm_pays or all_methods]
     scopes: dict[nn.Module, Scope] = {}
     for layer, found in find_norms(model, layers).items():
         reason = found if isinstance(found, str) else _why_not(layer, found, names)

@@ -139,7 +139,7 @@ class FourAttentions(TemperedBranch):
 
 class _ODConvNd(MethodConvNd):
     config_type = ODConvConfig
-    folds_norm = True
+    folds_norm = norm_pays = True
     attention: FourAttentions
 
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
