@@ -576,6 +576,28 @@ def test_methods_that_gain_nothing():
         dynaconv.prepare_inference(block, fold_norms="some")
 
 
+def test_a_norm_that_follows_another_layer_since():
+    block = small()
+    x = torch.randn(2, 6, 5, 5, **X)
+    expected = compute(block, x)
+    dynaconv.prepare_inference(block)
+    dynaconv.restore_training(block.bn)
+    other = nn.Sequential(small().conv, block.bn).eval()
+    assert folded(dynaconv.prepare_inference(other)) == {"0": "1"}
+    torch.testing.assert_close(compute(block, x), expected, **DOUBLE)
+    assert not folded(block)
+
+
+def test_a_shallow_copy_with_another_norm():
+    block = small()
+    x = torch.randn(2, 6, 5, 5, **X)
+    inner = compute(block.conv, x)
+    dynaconv.prepare_inference(block)
+    replica = block._replicate_for_data_parallel()
+    replica.bn = nn.Identity()
+    torch.testing.assert_close(compute(replica, x), inner.relu(), **DOUBLE)
+
+
 def test_the_state_is_as_it_was():
     block = small(KWConv2d)
     state = copy.deepcopy(block.state_dict())
