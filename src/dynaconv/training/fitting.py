@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import yaml
 from torch import nn
 
 import dynaconv
+from dynaconv.analysis.files import write_text
 from dynaconv.errors import DynaconvError
 from dynaconv.training._lightning import (
     Callback,
@@ -35,6 +37,8 @@ from dynaconv.training.tuning import open_source_network, settle, start_from
 from dynaconv.training.tuning_module import TuningModule
 
 CONFIG_FILE = "config.yaml"
+START_FILE = "start.json"
+"""Figures of a trained start: accuracy before and after conversion, parameters, errors."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,6 @@ def _run(
     model = module.model
     description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
     make_optimizer(model, recipe.optimizer)  # before anything is written: it may refuse
-    if checkpoint is None and summary is not None:
-        before(summary)
     history = History(folder / "metrics.csv", report)
     saving = RunCheckpoint(folder, description, recipe.run.checkpoint_every)
     every = [
@@ -207,6 +209,9 @@ def _run(
     with quiet_lightning(), seeded(recipe.run.seed):
         trainer = _trainer(recipe, folder, [*every, *callbacks], progress_bar)
         prepare_folder(recipe, folder)
+        if checkpoint is None and summary is not None:
+            rank_zero_only(write_text)(folder / START_FILE, json.dumps(summary, indent=1) + "\n")
+            before(summary)
         with _interruptible():
             trainer.fit(module, datamodule=images, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:

@@ -73,6 +73,15 @@ class History(Callback):
         self.rows = list(state_dict["rows"])
 
 
+def read_csv(path: Path) -> list[Row]:
+    """Rows that :func:`write_csv` wrote; none if there is no file."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows with the columns of :data:`COLUMNS`; the file is replaced in one move."""
     temporary = path.with_name(path.name + ".tmp")

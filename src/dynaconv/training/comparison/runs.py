@@ -6,7 +6,6 @@ with ``run.json`` once it has finished, ``error.json`` if it has failed, and ``l
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 import traceback
@@ -24,7 +23,7 @@ from dynaconv.training.comparison.contenders import Contender, check_contenders
 from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.config import Recipe
 from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
-from dynaconv.training.history import Row
+from dynaconv.training.history import Row, read_csv
 from dynaconv.training.saving import RESUME_FILE
 
 COMPARE_FILE, FINISHED_FILE, ERROR_FILE, LOCK_FILE = "compare.yaml", "run.json", "error.json", "lock"
@@ -60,11 +59,7 @@ class Run:
 
     def rows(self) -> list[Row]:
         """Figures of every epoch so far."""
-        try:
-            with (self.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-                return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-        except FileNotFoundError:
-            return []
+        return read_csv(self.folder / "metrics.csv")
 
     def closing(self) -> dict[str, Any]:
         """What was noted when it finished: command, environment, seconds; empty before."""
