@@ -13,10 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SWEEPS = 20
+SWEEPS = 10
 """Alternations at most, with weights."""
-PROGRESS = 1e-4
+PROGRESS = 5e-3
 """Relative fall of the error below which they end."""
+RIDGE = 1e-9
+"""Added to normal equations, relative to their diagonal."""
+CHUNK = 4_000_000
+"""Numbers that are held at a time to make normal equations."""
 
 
 def factorise(
@@ -65,18 +69,29 @@ def _alternate(x: Tensor, basis: Tensor, cells: Tensor, weights: Tensor) -> tupl
     """Alternating least squares from the unweighted answer: rows of A, then columns of E, until it pays no more."""
     attention, floor = basis, 1e-6 * weights.mean()
     weights = weights + floor  # dead inputs must not make the equations singular
-    rows, row_of = torch.unique(weights, dim=0, return_inverse=True)
-    columns, column_of = torch.unique(weights, dim=1, return_inverse=True)
+    rows, row_of = _different_rows(weights)
+    columns, column_of = _different_rows(weights.T)
     before = (weights * (x - attention @ cells) ** 2).sum()
     for _ in range(SWEEPS):
         attention = _solve(x, cells.T, rows, row_of)
-        cells = _solve(x.T, attention, columns.T, column_of).T
+        cells = _solve(x.T, attention, columns, column_of).T
         error = (weights * (x - attention @ cells) ** 2).sum()
         if error > (1 - PROGRESS) * before:
             break
         before = error
     basis, triangle = torch.linalg.qr(attention)
     return basis, triangle @ cells
+
+
+def _different_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows of a matrix, and which of them each row is; told apart by a sum with irrational weights."""
+    mix = torch.arange(1, weights.shape[1] + 1, dtype=weights.dtype, device=weights.device).sqrt()
+    keys = (weights * mix).sum(dim=1)
+    keys = (keys / keys.abs().max().clamp(min=torch.finfo(keys.dtype).tiny) * 2**40).round()
+    _, kind_of = torch.unique(keys, return_inverse=True)
+    first = torch.full((int(kind_of.max()) + 1,), len(weights), device=weights.device)
+    first.scatter_reduce_(0, kind_of, torch.arange(len(weights), device=weights.device), "amin")
+    return weights[first], kind_of
 
 
 def _solve(targets: Tensor, design: Tensor, weights: Tensor, kind_of: Tensor) -> Tensor:
@@ -88,11 +103,20 @@ def _solve(targets: Tensor, design: Tensor, weights: Tensor, kind_of: Tensor) ->
         weights: the different rows of weights, shape ``(kinds, d)``.
         kind_of: row of weights of every target, shape ``(r,)``.
     """
-    out = targets.new_empty(len(targets), design.shape[1])
-    for kind, weight in enumerate(weights):
-        chosen = kind_of == kind
-        root = weight.sqrt().unsqueeze(1)
-        out[chosen] = torch.linalg.lstsq(root * design, root * targets[chosen].T, driver="gelsd").solution.T
+    right = (weights[kind_of] * targets) @ design
+    out = torch.empty_like(right)
+    # Rows by kind, one after the other, the first of a kind repeated where others have more.
+    order, sizes = kind_of.argsort(stable=True), torch.bincount(kind_of, minlength=len(weights))
+    starts, places = sizes.cumsum(0) - sizes, torch.arange(int(sizes.max()), device=sizes.device)
+    members = order[starts.unsqueeze(1) + torch.where(places < sizes.unsqueeze(1), places, 0)]
+    chunk = max(CHUNK // design.numel(), 1)
+    for first in range(0, len(weights), chunk):
+        some = weights[first : first + chunk]
+        normal = (some.unsqueeze(2) * design).transpose(1, 2) @ design
+        diagonal = normal.diagonal(dim1=1, dim2=2)
+        diagonal += (RIDGE * diagonal.mean(dim=1, keepdim=True)).clamp(min=torch.finfo(torch.float64).tiny)
+        chosen = members[first : first + chunk]
+        out[chosen] = torch.cholesky_solve(right[chosen].transpose(1, 2), torch.linalg.cholesky(normal)).transpose(1, 2)
     return out
 
 
