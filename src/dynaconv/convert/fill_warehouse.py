@@ -94,8 +94,7 @@ def _weights(layer: WarehouseLayer, moments: Tensor, cell_shape: Sequence[int]) 
 def _balance(blocks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
     """Scales by which layers of large outputs do not outweigh all others, shape ``(all mixtures,)``.
 
-    Half-way, in exponents, between errors as they are and errors relative to what a layer gives: measured to be better
-    than either (``docs/fine-tuning.md``).
+    Half-way (geometric mean) between errors as they are and errors relative to what a layer gives.
     """
     norms = ((weights[name] * rows.square()).sum().sqrt().expand(len(rows)) for name, rows in blocks.items())
     return torch.cat(list(norms)).clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
