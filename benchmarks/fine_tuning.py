@@ -122,8 +122,12 @@ def run_once(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "last_top1": rows[-1]["val_top1"],
         "seconds": sum(row["seconds"] for row in rows),
         "epochs": len(rows),
-        **(json.loads(start.read_text()) if start.is_file() else {}),
+        **(_without_paths(json.loads(start.read_text())) if start.is_file() else {}),
     }
+
+
+def _without_paths(start: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in start.items() if key != "source"}
 
 
 def work(name: str, study: Study, seed: int, out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -156,15 +160,14 @@ def work(name: str, study: Study, seed: int, out: Path) -> Iterator[tuple[str, d
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: a row a network, means over seeds with the lowest and the highest."""
     lines = [
-        "| network | parameters | right after conversion | epochs | after them | seconds |",
-        "|---|---|---|---|---|---|",
+        "| network | parameters | right after conversion | epochs | after them |",
+        "|---|---|---|---|---|",
     ]
     for label, runs in results.items():
         after = "–" if "errors" not in runs[0] else spread([run["converted_top1"] for run in runs])
         parameters = f"{runs[0]['parameters']:,}" if "parameters" in runs[0] else "–"
-        seconds = f"{mean(run['seconds'] for run in runs):.0f}"
         last = spread([run["last_top1"] for run in runs])
-        lines.append(f"| {label} | {parameters} | {after} | {runs[0]['epochs']} | {last} | {seconds} |")
+        lines.append(f"| {label} | {parameters} | {after} | {runs[0]['epochs']} | {last} |")
     return "\n".join(lines) + "\n"
 
 

@@ -266,3 +266,34 @@ def test_a_missing_device_is_one_line(run, digit, capsys):
     assert "Lightning's Trainer refuses accelerator='gpu'" in capsys.readouterr().err
     assert main(["predict", str(digit), "--checkpoint", str(run / "best"), "--device", "cuda"]) == 2
     assert "device 'cuda' can not be used here" in capsys.readouterr().err
+
+
+def test_finetune_says_what_every_step_did(run, tmp_path, capsys):
+    """From a trained network: before, converted, tuned; and its run can be resumed and repeated from its file."""
+    place = TRAIN.index("--method.partition")
+    static = [*TRAIN[:place], *TRAIN[place + 4 :], "--out", str(tmp_path), "--name", "s", "--run-id", "a"]
+    assert main(static) == 0
+    source = str(tmp_path / "s" / "a" / "best")
+    tune = [
+        "finetune",
+        source,
+        "--method.budget",
+        "2",
+        "--data",
+        "digits",
+        "--batch-size",
+        "16",
+        "--loader.limit",
+        "32",
+    ]
+    assert main([*tune, "--epochs", "1", "--run.accelerator", "cpu", "--out", str(tmp_path), "--run-id", "b"]) == 0
+    printed = capsys.readouterr().out
+    assert "trained network:" in printed
+    assert "exact)" in printed
+    folder = tmp_path / "best-finetuned" / "b"
+    assert json.loads((folder / "start.json").read_text())["exact"]
+    assert main(["eval", str(folder / "best"), "--accelerator", "cpu"]) == 0
+    repeated = ["--config", str(folder / "config.yaml"), "--out", str(tmp_path), "--name", "again"]
+    assert main(["train", *repeated]) == 0
+    assert main(["finetune", "nowhere", "--data", "digits", "--out", str(tmp_path)]) == 2
+    assert "expected runs/NAME/TIME/best" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def parser() -> Any:
         help="the trained network: runs/NAME/TIME/best, a file of weights of --model, or timm to download its own",
     )
     add_recipe_flags(flags, USUAL, "the timm backbone of a file of weights, or of timm's; a checkpoint knows its own")
-    flags.add_class_arguments(TuneConfig, "tune", skip={"source"})
+    flags.add_class_arguments(TuneConfig, "tune", default=asdict(TuneConfig(source="")))
     return flags
 
 

@@ -29,6 +29,7 @@ from dynaconv.training.config import (
     Recipe,
     RunConfig,
     ScheduleConfig,
+    TuneConfig,
 )
 
 DESCRIPTION = """Train a network and save the best and the last of it.
@@ -62,6 +63,7 @@ def parser() -> Any:
     """Flags of the command: the fields of a recipe, and where to put the run."""
     flags = make_parser("train", f"{DESCRIPTION}\n\n{short_help()}", EXAMPLES)
     add_recipe_flags(flags, Recipe(), "a preset (dynaconv models) or a timm backbone")
+    flags.add_argument("--tune", type=TuneConfig | None, default=None, help="as in `dynaconv finetune`, which sets it")
     flags.add_argument(
         "--resume", type=str | None, default=None, help="folder of a run to continue; other flags are ignored"
     )

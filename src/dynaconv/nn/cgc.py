@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dynaconv.config import MethodConfig, check_count
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool_to
-from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming, silence
+from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming, hold, silence
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.nn.prepared import OutputNorm, scale_rows
 from dynaconv.ops import Madds, per_sample_conv
@@ -102,14 +102,10 @@ class _CGConvNd(MethodConvNd):
         for layer in self.attention.children():
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
 
-    @torch.no_grad()
     def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
         """Become the static convolution: every gate at one half, the kernel twice as large."""
         silence(self.attention.decode_in, self.attention.decode_out)
-        self.kernel.copy_(2 * kernel)
-        if bias is not None and self.bias is not None:
-            self.bias.copy_(bias)
-        return 0.0
+        return hold(self, 2 * kernel, bias)
 
     def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
         """A scaled copy of the kernel, and the bias."""

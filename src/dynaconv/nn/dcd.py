@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dynaconv.config import MethodConfig, check_choice, check_count
 from dynaconv.nn.base import pool_to
-from dynaconv.nn.method import MethodConvNd, MethodLinear, Noise, fill_kaiming, silence
+from dynaconv.nn.method import MethodConvNd, MethodLinear, Noise, fill_kaiming, hold, silence
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.nn.prepared import OutputNorm, scale_rows
 from dynaconv.ops import Madds, static_conv
@@ -169,14 +169,10 @@ class _DCDConvNd(MethodConvNd):
         for layer in self.attention.children():
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
 
-    @torch.no_grad()
     def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
         """Become the static convolution: scales of one (gates at z = 0), no residual."""
         silence(self.attention.scale, self.residual.expand)
-        self.kernel.copy_(kernel)
-        if bias is not None and self.bias is not None:
-            self.bias.copy_(bias)
-        return 0.0
+        return hold(self, kernel, bias)
 
     def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
         """Scaled copies of the kernel, its bias and the residual's last matrix."""
@@ -264,14 +260,10 @@ class DCDLinear(MethodLinear):
         for layer in (*self.residual.children(), *self.attention.children()):
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
 
-    @torch.no_grad()
     def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
         """Become the static layer: scales of one (gates at z = 0), no residual."""
         silence(self.attention.scale, self.residual.expand)
-        self.kernel.copy_(kernel)
-        if bias is not None and self.bias is not None:
-            self.bias.copy_(bias)
-        return 0.0
+        return hold(self, kernel, bias)
 
     def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
         """Scaled copies of the matrix, its bias and the residual's last matrix."""

@@ -58,6 +58,15 @@ class Noise:
         return wide + self.strength * wide.std() * (noise - noise.mean(dim=0))
 
 
+@torch.no_grad()
+def hold(layer: Any, kernel: Tensor, bias: Tensor | None) -> float:
+    """Let a layer's ``kernel`` and ``bias`` be these; returns 0, the error of a start that is exact."""
+    layer.kernel.copy_(kernel)
+    if bias is not None:
+        layer.bias.copy_(bias)
+    return 0.0
+
+
 def silence(*layers: nn.Module) -> None:
     """Zero weights and biases, so that what follows starts at the same value for every input."""
     for layer in layers:

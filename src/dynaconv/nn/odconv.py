@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dynaconv.config import MethodConfig, as_tuple, check_count, check_range, linear_fall
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import TemperedBranch, pool
-from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming, silence
+from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming, hold, silence
 from dynaconv.nn.norm import BranchBatchNorm
 from dynaconv.nn.prepared import OutputNorm, Prepared, Watch
 from dynaconv.ops import Madds, Mixture, empty_cells, mixture_conv, scale_and_shift, static_conv
@@ -167,16 +167,12 @@ class _ODConvNd(MethodConvNd):
             nn.init.zeros_(self.bias)
         self.attention.reset_parameters()
 
-    @torch.no_grad()
     def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
         """Become the static convolution: every sigmoid at one half, which the kernels make up for, softmax uniform."""
         heads = self.attention.heads
         silence(*heads.values())
         gain = 2.0 ** sum(name != "kernel" for name in heads)
-        self.kernel.copy_(noise.copies(kernel, self.config.num_kernels) * gain)
-        if bias is not None and self.bias is not None:
-            self.bias.copy_(bias)
-        return 0.0
+        return hold(self, noise.copies(kernel, self.config.num_kernels) * gain, bias)
 
     @torch.no_grad()
     def prepare(self) -> Prepared:

@@ -18,7 +18,7 @@ from dynaconv.config import MethodConfig, check_count, check_flag, check_range
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.block import BlockBranch, SharesBlockBranch
-from dynaconv.nn.method import MethodConvNd, Noise, silence
+from dynaconv.nn.method import MethodConvNd, Noise, hold, silence
 from dynaconv.nn.prepared import OutputNorm
 from dynaconv.ops import Madds, per_sample_conv
 
@@ -121,14 +121,10 @@ class _WeightNetConvNd(SharesBlockBranch, MethodConvNd):
         for layer in self.attention.children():
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
 
-    @torch.no_grad()
     def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
         """Become the static convolution: every value at one half, its share of the kernel twice as large."""
         silence(self.attention.fc)
-        self.kernel.copy_(noise.copies(kernel, self.values).movedim(0, -1) * (2 / self.values))
-        if bias is not None and self.bias is not None:
-            self.bias.copy_(bias)
-        return 0.0
+        return hold(self, noise.copies(kernel, self.values).movedim(0, -1) * (2 / self.values), bias)
 
     def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
         """Convolve every sample with its own kernel, bias and, if given, norm included."""

@@ -295,8 +295,9 @@ class Recipe:
     tune: TuneConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, ready for YAML or JSON."""
-        return _plain(asdict(self))
+        """Plain types, ready for YAML or JSON; ``tune`` only where there is one."""
+        values = _plain(asdict(self))
+        return values if self.tune is not None else {k: v for k, v in values.items() if k != "tune"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

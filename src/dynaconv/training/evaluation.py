@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError
 from dynaconv.training._lightning import Trainer, quiet_lightning
-from dynaconv.training.config import LoaderConfig, Recipe
+from dynaconv.training.config import LoaderConfig, Recipe, RunConfig
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.module import ClassificationModule
 
@@ -57,12 +59,33 @@ def evaluate(
             f"{len(classes)} ({_shorten(classes)}); expected the same names in the same order"
         )
     images.mean, images.std = tuple(description["mean"]), tuple(description["std"])
-    module = ClassificationModule(model, Recipe(), len(classes))
+    return validate(model, images, RunConfig(accelerator=accelerator, precision=precision), progress_bar)
+
+
+def validate(
+    model: nn.Module, images: ImageDataModule, run: RunConfig | None = None, progress_bar: bool = False
+) -> dict[str, float]:
+    """Judge a network on validation images that are set up.
+
+    Args:
+        model: images to logits; it is left in evaluation mode.
+        images: set up.
+        run: accelerator and precision.
+        progress_bar: show Lightning's progress bar.
+
+    Returns:
+        As :func:`evaluate`.
+
+    Raises:
+        DynaconvError: if Lightning refuses accelerator or precision.
+    """
+    run = run or RunConfig()
+    module = ClassificationModule(model, Recipe(run=run), len(images.classes))
     with quiet_lightning():
         try:
             trainer = Trainer(
-                accelerator=accelerator,
-                precision=precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
+                accelerator=run.accelerator,
+                precision=run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
                 devices=1,
                 logger=False,
                 enable_checkpointing=False,
@@ -72,7 +95,7 @@ def evaluate(
             )
         except Exception as error:  # Lightning's MisconfigurationException is nothing more special
             raise DynaconvError(
-                f"Lightning's Trainer refuses accelerator={accelerator!r}, precision={precision!r}: {error}"
+                f"Lightning's Trainer refuses accelerator={run.accelerator!r}, precision={run.precision!r}: {error}"
             ) from error
         metrics = trainer.validate(module, datamodule=images, verbose=False)[0]
     return {name: float(value) for name, value in metrics.items()}

@@ -21,11 +21,10 @@ from dynaconv.checkpoints.weights import load_weights
 from dynaconv.convert import draft_plan, recalibrate_norms
 from dynaconv.errors import DynaconvError
 from dynaconv.nn import check_linked
-from dynaconv.training._lightning import Trainer, quiet_lightning
 from dynaconv.training.config import Recipe, TuneConfig
 from dynaconv.training.data import ImageDataModule
+from dynaconv.training.evaluation import validate
 from dynaconv.training.groups import Role, roles
-from dynaconv.training.module import ClassificationModule
 from dynaconv.training.sampling import seeded
 
 TIMM = "timm"
@@ -209,19 +208,7 @@ def _batches(images: ImageDataModule, count: int) -> Iterable[Tensor]:
 
 
 def judge(model: nn.Module, recipe: Recipe, images: ImageDataModule) -> float:
-    """Accuracy on the validation images, a share of 1."""
-    module = ClassificationModule(model, Recipe(run=recipe.run), len(images.classes))
-    with quiet_lightning():
-        trainer = Trainer(
-            accelerator=recipe.run.accelerator,
-            precision=recipe.run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            use_distributed_sampler=False,
-        )
-        metrics = trainer.validate(module, datamodule=images, verbose=False)[0]
+    """Accuracy on the validation images, a share of 1; the network comes back to the CPU."""
+    accuracy = validate(model, images, recipe.run)["val_top1"]
     model.cpu()
-    return float(metrics["val_top1"])
+    return accuracy
