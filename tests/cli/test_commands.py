@@ -290,7 +290,7 @@ def test_finetune_says_what_every_step_did(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "trained network:" in printed
     assert "exact)" in printed
-    folder = tmp_path / "best-finetuned" / "b"
+    folder = tmp_path / "s-finetuned" / "b"
     assert json.loads((folder / "start.json").read_text())["exact"]
     assert main(["eval", str(folder / "best"), "--accelerator", "cpu"]) == 0
     repeated = ["--config", str(folder / "config.yaml"), "--out", str(tmp_path), "--name", "again"]

@@ -12,6 +12,7 @@ from torch import nn
 
 import dynaconv
 from dynaconv import KernelWarehouseConfig, Pretrained
+from dynaconv.checkpoints.native import load_checkpoint, save_checkpoint
 from dynaconv.convert import holds_trained_weights
 from dynaconv.errors import DynaconvError, NothingSelectedError, PlanError
 from tests.nn.cases import animate
@@ -356,3 +357,19 @@ def test_create_model_starts_from_what_it_loads(monkeypatch):
     torch.testing.assert_close(model(x), trained(x), rtol=1e-4, atol=1e-4)
     model = dynaconv.create_model("resnet18", config=KernelWarehouseConfig(), pretrained=True, init="scratch").eval()
     assert not torch.allclose(model(x), trained(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("fields", [{"budget": 0.5}, {"overrides": {"stage3_*": {"budget": 0.5}}}])
+def test_a_checkpoint_of_an_approximation_stands_any_temperature(tmp_path, fields):
+    """It is rebuilt without the assignment that was left out where b < 1."""
+    config = KernelWarehouseConfig(**fields)
+    width = {"channels": [8, 16, 16, 32]}
+    model = dynaconv.convert(Trained.make("resnet18", **width), config, init="pretrained")
+    arguments = {"name": "resnet18", "config": config.to_dict(), "num_classes": 5, "in_chans": 3}
+    save_checkpoint(tmp_path / "net", model, {"model": {**arguments, "backbone_kwargs": width}})
+    loaded, _ = load_checkpoint(tmp_path / "net")
+    x = torch.randn(2, 3, 40, 40)
+    for progress in (0.0, 0.5, 1.0):
+        for network in (model, loaded):
+            dynaconv.schedule_temperature(network, progress)
+        torch.testing.assert_close(loaded(x), model(x))

@@ -137,10 +137,10 @@ def _files(base: Path) -> tuple[Path, Path]:
 
 
 def _as_built(recipe: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-    """The recipe, with what was found where it asks for a number of parameters."""
+    """The recipe, with the config that was built: found for a number of parameters, free of an assignment, ..."""
     asked = recipe["model"].get("config") or {}
     built = getattr(getattr(model, "warehouses", None), "network_config", None)
-    if asked.get("params") is None or built is None:
+    if not asked or built is None or config_from_dict(asked) == built:
         return recipe
     return {**recipe, "model": {**recipe["model"], "config": built.to_dict()}}
 

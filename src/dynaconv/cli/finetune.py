@@ -72,7 +72,9 @@ def run(arguments: Sequence[str]) -> None:
     quiet_logs()
     recipe = Recipe.from_dict({**values, "tune": {**values["tune"], "source": source}})
     method = "as it is" if recipe.method is None else recipe.method.get("method", "kernel_warehouse")
-    folder = Path(out) / (name or f"{Path(source).stem}-finetuned") / (run_id or time.strftime("%Y%m%d-%H%M%S"))
+    given = Path(source)
+    usual = given.parent.parent.name if given.stem in ("best", "last") else given.stem
+    folder = Path(out) / (name or f"{usual or recipe.model}-finetuned") / (run_id or time.strftime("%Y%m%d-%H%M%S"))
     say(f"fine-tuning {source} ({method}) on {recipe.data}; everything goes to {folder}", flush=True)
     result = fit(
         recipe,
@@ -100,6 +102,8 @@ def start_lines(summary: Mapping[str, Any]) -> str:
     if "errors" in summary:
         errors = list(summary["errors"].values())
         lost = "exact" if summary["exact"] else f"layers off by {min(errors):.0%} to {max(errors):.0%}"
-        judged = f"val {summary['converted_top1']:.2%}"
+        judged = "fresh classifier" if known is None else f"val {summary['converted_top1']:.2%}"
         lines.append(f"converted, untuned:  {after:>12,} parameters  {judged}  ({after / before - 1:+.1%}; {lost})")
+    if summary["teacher"]:
+        lines.append("the trained network teaches: half of the loss unless --tune.distill says otherwise")
     return "\n".join(lines)

@@ -84,6 +84,7 @@ def recalibrate_norms(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
+    before = {buffer: buffer.clone() for norm in norms for buffer in norm.buffers()}
     seen = 0
     try:
         model.eval()
@@ -97,6 +98,10 @@ def recalibrate_norms(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
                         norm.reset_running_stats()
                 _run(model, batch)
                 seen += 1
+    except BaseException:
+        for buffer, value in before.items():
+            buffer.copy_(value)
+        raise
     finally:
         for norm in norms:
             norm.momentum = momenta[norm]

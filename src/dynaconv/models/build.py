@@ -96,7 +96,7 @@ def create_model(
             if where is not None:
                 raise DynaconvError("where= says which layers a config converts; give config= too")
             return backbone
-        return convert(backbone, config, where, init)
+        return convert(backbone, config, where, "pretrained" if pretrained and init == "auto" else init)
     if config is not None or where is not None:
         raise DynaconvError(
             f"'{name}' is a preset with a config of its own; to change it, give the backbone's name: "

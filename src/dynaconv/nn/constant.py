@@ -26,7 +26,8 @@ class Constant:
         """The tensor on a device, where it is kept for the next time."""
         if device == self._moved.device:
             return self._moved
-        moved = self.value.to(device)
+        with torch.inference_mode(False):  # an inference tensor could not be trained with later
+            moved = self.value.to(device)
         if type(moved) is Tensor and not moved.is_meta:  # a traced tensor is nobody else's
             self._moved = moved
         return moved

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.errors import PlanError
@@ -209,4 +210,15 @@ def without_empty_mixtures(plan: KernelWarehousePlan) -> KernelWarehousePlan:
         replace(house, config=replace(house.config, assignment="none")) if house.name in sparse else house
         for house in plan.warehouses
     )
-    return replace(plan, layers=tuple(layers), warehouses=tuple(houses))
+    return replace(plan, config=_free_below_one(plan.config), layers=tuple(layers), warehouses=tuple(houses))
+
+
+def _free_below_one(config: KernelWarehouseConfig) -> KernelWarehouseConfig:
+    """The config that plans no assignment where b < 1."""
+
+    def kind(values: Mapping[str, Any]) -> Any:
+        budget, asked = values.get("budget", config.budget), values.get("assignment", config.assignment)
+        return "none" if budget < 1 else asked
+
+    overrides = {pattern: {**values, "assignment": kind(values)} for pattern, values in config.overrides.items()}
+    return replace(config, assignment=kind({}), overrides=overrides)

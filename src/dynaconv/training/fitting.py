@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from dynaconv.training.history import History, Row
 from dynaconv.training.module import ClassificationModule, make_optimizer
 from dynaconv.training.sampling import seeded
 from dynaconv.training.saving import RESUME_FILE, RunCheckpoint
-from dynaconv.training.tuning import open_source_network, settle, start_from
+from dynaconv.training.tuning import open_source_network, prepare_as, settle, start_from
 from dynaconv.training.tuning_module import TuningModule
 
 CONFIG_FILE = "config.yaml"
@@ -171,7 +171,7 @@ def load_recipe(path: str | Path) -> Recipe:
 def prepare_folder(recipe: Recipe, folder: Path) -> None:
     """Make a run's folder and write its recipe, in the first of several processes alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, folder / CONFIG_FILE)
+    save_recipe(replace(recipe, data=findable(recipe.data)), folder / CONFIG_FILE)
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
@@ -233,8 +233,7 @@ def _begin(
     if source is None:
         model, arguments = build_model(recipe, count, images.in_chans)
         return recipe, images, ClassificationModule(model, recipe, count), arguments, None
-    if source.preprocessing is not None:
-        images.mean, images.std = tuple(source.preprocessing["mean"]), tuple(source.preprocessing["std"])
+    prepare_as(images, source)
     start = start_from(recipe, source, images, judged=fresh)
     return recipe, images, TuningModule(start, recipe, count), start.arguments, start.summary
 

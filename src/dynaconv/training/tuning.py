@@ -21,11 +21,12 @@ from dynaconv.checkpoints.weights import load_weights
 from dynaconv.convert import draft_plan, recalibrate_norms
 from dynaconv.errors import DynaconvError
 from dynaconv.nn import check_linked
-from dynaconv.training.config import Recipe, TuneConfig
+from dynaconv.training.config import LoaderConfig, Recipe, TuneConfig
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.evaluation import validate
 from dynaconv.training.groups import Role, roles
 from dynaconv.training.sampling import seeded
+from dynaconv.training.sources import EMBEDDED
 
 TIMM = "timm"
 
@@ -83,15 +84,24 @@ def open_source_network(recipe: Recipe) -> Source:
     arguments = {"name": recipe.model, "backbone_kwargs": dict(recipe.backbone), "in_chans": channels}
     if tune.source == TIMM:
         model = dynaconv.create_model(recipe.model, in_chans=channels, pretrained=True, **arguments["backbone_kwargs"])
-        return Source(model.eval(), {**arguments, "num_classes": getattr(model, "num_classes", 1000)})
+        return _published(model, arguments)
     if not path.is_file():
         raise DynaconvError(
             f"tune.source={tune.source!r} is no file and no checkpoint; expected runs/NAME/TIME/best of `dynaconv "
             f"train`, a file of weights of '{recipe.model}' (.safetensors, .pth), or {TIMM!r} to download timm's"
         )
     state, _ = read_state_dict(path)
-    model = _fitting_network(recipe, state, arguments)
-    return Source(model.eval(), {**arguments, "num_classes": getattr(model, "num_classes", 1000)})
+    return _published(_fitting_network(recipe, state, arguments), arguments)
+
+
+def _published(model: nn.Module, arguments: dict[str, Any]) -> Source:
+    """A network of timm's, with what timm knows of how its images were prepared."""
+    known = getattr(model, "pretrained_cfg", None) or {}
+    preprocessing = None
+    if "mean" in known and arguments["in_chans"] == len(known["mean"]):
+        preprocessing = {name: known[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in known}
+        preprocessing["image_size"] = known["input_size"][-1]
+    return Source(model.eval(), {**arguments, "num_classes": getattr(model, "num_classes", 1000)}, preprocessing)
 
 
 def _fitting_network(recipe: Recipe, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> nn.Module:
@@ -124,10 +134,24 @@ def settle(recipe: Recipe, source: Source) -> Recipe:
         raise DynaconvError(
             f"loader.in_chans={loader.in_chans}; the trained network takes {arguments['in_chans']} channels"
         )
-    if source.preprocessing is not None and loader.image_size is None:
+    follows = source.classes is not None or recipe.data not in EMBEDDED
+    if source.preprocessing is not None and loader.image_size is None and follows:
         loader = replace(loader, image_size=source.preprocessing["image_size"])
     backbone = dict(arguments.get("backbone_kwargs") or {})
     return replace(recipe, model=arguments["name"], backbone=backbone, loader=loader, tune=tune)
+
+
+def prepare_as(images: ImageDataModule, source: Source) -> None:
+    """Prepare images as the trained network's were; embedded sets keep their own statistics under published weights."""
+    known, loader = source.preprocessing, images.loader
+    opened = images.source
+    if known is None or (source.classes is None and opened is not None and opened.in_memory):
+        return
+    images.mean, images.std = tuple(known["mean"]), tuple(known["std"])
+    if loader.crop_pct is None and "crop_pct" in known:
+        images.crop_pct = known["crop_pct"]
+    if loader.interpolation == LoaderConfig().interpolation and "interpolation" in known:
+        images.interpolation = known["interpolation"]
 
 
 def start_from(recipe: Recipe, source: Source, images: ImageDataModule, judged: bool = True) -> TunedStart:
@@ -148,10 +172,13 @@ def start_from(recipe: Recipe, source: Source, images: ImageDataModule, judged: 
             f"tune.source={tune.source!r} is dynamic already; expected a static network to convert, or no method"
         )
     fresh_head = () if known else _renew_classifier(model, len(classes), recipe.run.seed)
-    teacher = copy.deepcopy(model).eval().requires_grad_(False) if known and tune.distill != 0 else None
+    # Without a method the trained network would be its own teacher: only where that is asked for.
+    taught = known and tune.distill != 0 and (recipe.method is not None or tune.distill is not None)
+    teacher = copy.deepcopy(model).eval().requires_grad_(False) if taught else None
     summary: dict[str, Any] = {
         "source": tune.source,
         "parameters_before": sum(p.numel() for p in model.parameters()),
+        "teacher": taught,
         "source_top1": judge(model, recipe, images) if judged and known else None,
     }
     if recipe.method is not None:
@@ -162,7 +189,7 @@ def start_from(recipe: Recipe, source: Source, images: ImageDataModule, judged: 
         summary |= {"exact": report.exact, "errors": report.weighted_errors or report.errors}
     summary |= {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "converted_top1": judge(model, recipe, images) if judged else None,
+        "converted_top1": judge(model, recipe, images) if judged and known else None,
     }
     arguments = {
         **source.arguments,

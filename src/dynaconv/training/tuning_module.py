@@ -41,9 +41,9 @@ class TuningModule(ClassificationModule):
         return 0.5 if self.tune.distill is None else self.tune.distill
 
     def on_fit_start(self) -> None:
-        """Bring the teacher to where the network is."""
+        """Bring the teacher to where the network is, and to its type."""
         for teacher in self._teacher:
-            teacher.to(self.device)
+            teacher.to(self.device, next(self.model.parameters()).dtype)
 
     def loss(self, images: Tensor, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         """Cross-entropy, and how far the logits are from the teacher's."""
