@@ -142,7 +142,29 @@ def fold_residual(kernel: Tensor, bias: Tensor | None, residual: Residual, norm:
     return OutputNorm(scale, shift, scale_rows(kernel, scale), scaled, scale_rows(residual.expand.weight, scale))
 
 
-class _DCDConvNd(MethodConvNd):
+class Decomposed(nn.Module):
+    """What the convolution and the linear layer have in common: a static kernel, scales, and a residual."""
+
+    kernel: nn.Parameter
+    bias: nn.Parameter | None
+    attention: FusionBranch
+    residual: Residual
+
+    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
+        """Become the static layer: scales of one (gates at z = 0), no residual; returns 0, no error."""
+        silence(self.attention.scale, self.residual.expand)
+        return hold(self, kernel, bias)
+
+    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
+        """Scaled copies of the kernel, its bias and the residual's last matrix."""
+        return fold_residual(self.kernel, self.bias, self.residual, (scale, shift))
+
+    def parts_of_output(self) -> list[nn.Module]:
+        """The layer, and the residual's last matrix."""
+        return [self, self.residual.expand]
+
+
+class _DCDConvNd(Decomposed, MethodConvNd):
     config_type = DCDConfig
     folds_norm = True
     attention: FusionBranch
@@ -168,19 +190,6 @@ class _DCDConvNd(MethodConvNd):
         self.residual.reset_parameters()
         for layer in self.attention.children():
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
-
-    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
-        """Become the static convolution: scales of one (gates at z = 0), no residual."""
-        silence(self.attention.scale, self.residual.expand)
-        return hold(self, kernel, bias)
-
-    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
-        """Scaled copies of the kernel, its bias and the residual's last matrix."""
-        return fold_residual(self.kernel, self.bias, self.residual, (scale, shift))
-
-    def parts_of_output(self) -> list[nn.Module]:
-        """The layer, and the residual's last matrix."""
-        return [self, self.residual.expand]
 
     def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
         """Scale the static convolution, bias included, and add the residual; with the norm if given."""
@@ -238,7 +247,7 @@ class DCDConv3d(_DCDConvNd):
     dims = 3
 
 
-class DCDLinear(MethodLinear):
+class DCDLinear(Decomposed, MethodLinear):
     """DCD's dynamic classifier: nn.Linear's arguments, then ``config=`` or fields of it."""
 
     config_type = DCDConfig
@@ -259,19 +268,6 @@ class DCDLinear(MethodLinear):
             nn.init.zeros_(self.bias)
         for layer in (*self.residual.children(), *self.attention.children()):
             layer.reset_parameters()  # pyright: ignore[reportCallIssue]
-
-    def adopt(self, kernel: Tensor, bias: Tensor | None, noise: Noise) -> float:
-        """Become the static layer: scales of one (gates at z = 0), no residual."""
-        silence(self.attention.scale, self.residual.expand)
-        return hold(self, kernel, bias)
-
-    def fold_output(self, scale: Tensor, shift: Tensor) -> OutputNorm:
-        """Scaled copies of the matrix, its bias and the residual's last matrix."""
-        return fold_residual(self.kernel, self.bias, self.residual, (scale, shift))
-
-    def parts_of_output(self) -> list[nn.Module]:
-        """The layer, and the residual's last matrix."""
-        return [self, self.residual.expand]
 
     def transform(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:
         """Scale the static map, bias included, and add the residual, ``(B, T, C)`` -> ``(B, T, O)``."""

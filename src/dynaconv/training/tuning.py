@@ -6,7 +6,7 @@ No implementation detail of a method is in here: converting is :func:`dynaconv.c
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from dynaconv.checkpoints.reading import read_state_dict
 from dynaconv.checkpoints.weights import load_weights
 from dynaconv.convert import draft_plan, recalibrate_norms
 from dynaconv.errors import DynaconvError
-from dynaconv.nn import check_linked
 from dynaconv.training.config import LoaderConfig, Recipe, TuneConfig
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.evaluation import validate
@@ -214,24 +213,17 @@ def _convert(model: nn.Module, recipe: Recipe, tune: TuneConfig, images: ImageDa
     assert recipe.method is not None  # the caller's branch
     config = dynaconv.config_from_dict(recipe.method)
     planned = draft_plan(model, config, recipe.where)
-    layers = getattr(planned, "warehouses", ())
-    lossy = any(house.config.budget < 1 for house in layers)
+    lossy = any(house.config.budget < 1 for house in getattr(planned, "warehouses", ()))
     calibration = _batches(images, tune.calibration) if lossy and tune.calibration else None
     start = dynaconv.Pretrained(noise=tune.noise, calibration=calibration, seed=recipe.run.seed)
     with seeded(recipe.run.seed):
         dynaconv.convert(model, planned, init=start)
     dynaconv.schedule_temperature(model, 1.0)
-    check_linked(model)
 
 
-def _batches(images: ImageDataModule, count: int) -> Iterable[Tensor]:
+def _batches(images: ImageDataModule, count: int) -> list[Tensor]:
     """Images of the first training batches, the same at every call."""
-
-    def draw() -> Iterator[Tensor]:
-        for batch in islice(images.train_dataloader(), count):
-            yield batch[0]
-
-    return list(draw())
+    return [batch[0] for batch in islice(images.train_dataloader(), count)]
 
 
 def judge(model: nn.Module, recipe: Recipe, images: ImageDataModule) -> float:
