@@ -71,6 +71,7 @@ from dynaconv.nn import (
     restore_training,
     schedule_temperature,
     set_temperature,
+    synchronise_norms,
     temperature_at,
 )
 from dynaconv.ops import native_status, use_backend
@@ -144,6 +145,7 @@ __all__ = [
     "restore_training",
     "schedule_temperature",
     "set_temperature",
+    "synchronise_norms",
     "temperature_at",
     "use_backend",
     "warm_start_report",

@@ -24,6 +24,7 @@ from dynaconv.nn.network import (
 )
 from dynaconv.nn.odconv import ODConv1d, ODConv2d, ODConv3d, ODConvConfig
 from dynaconv.nn.router import CellRouter
+from dynaconv.nn.synchronised import synchronise_norms
 from dynaconv.nn.warehouse import Warehouse, Warehouses
 from dynaconv.nn.weightnet import WeightNetConfig, WeightNetConv1d, WeightNetConv2d, WeightNetConv3d
 
@@ -92,5 +93,6 @@ __all__ = [
     "restore_training",
     "schedule_temperature",
     "set_temperature",
+    "synchronise_norms",
     "temperature_at",
 ]

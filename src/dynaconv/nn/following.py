@@ -54,10 +54,11 @@ TORCH_NORMS: dict[type, NormKind] = {
     nn.BatchNorm3d: NormKind((3,)),
     nn.SyncBatchNorm: NormKind((0, 1, 2, 3)),
 }
-OTHER_NORMS = {  # by name: these packages need not be there
+OTHER_NORMS = {  # by name: these packages need not be there, or import this file
     "torchvision.ops.misc.FrozenBatchNorm2d": NormKind((2,)),
     "timm.layers.norm_act.BatchNormAct2d": NormKind((2,), _drop_and_act),
     "timm.layers.norm_act.SyncBatchNormAct": NormKind((2,), _drop_and_act_if_any),
+    "dynaconv.nn.synchronised.SynchronisedBatchNorm": NormKind((0, 1, 2, 3), _drop_and_act_if_any),
     "timm.layers.norm_act.FrozenBatchNormAct2d": NormKind((2,), _drop_and_act),
 }
 

@@ -207,6 +207,7 @@ class RunConfig:
         strategy: Lightning's: auto, ddp, ...
         checkpoint_every: also save last.ckpt every so many optimiser steps, null for once an epoch.
         channels_last: keep tensors in channels_last layout, faster on most hardware.
+        sync_batchnorm: take batch statistics over all processes, not over each one's own images, on any device.
     """
 
     seed: int = 0
@@ -217,6 +218,7 @@ class RunConfig:
     strategy: str = "auto"
     checkpoint_every: int | None = None
     channels_last: bool = False
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "run.seed", self.seed, "at least 0")

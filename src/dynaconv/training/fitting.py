@@ -191,7 +191,7 @@ def _run(
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> FitResult:
     recipe, images, module, arguments, summary = _begin(recipe, fresh=checkpoint is None)
-    model = module.model
+    model = dynaconv.synchronise_norms(module.model) if recipe.run.sync_batchnorm else module.model
     description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
     make_optimizer(model, recipe.optimizer)  # before anything is written: it may refuse
     history = History(folder / "metrics.csv", report)
