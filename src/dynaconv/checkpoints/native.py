@@ -28,7 +28,12 @@ FORMAT = 2
 
 
 def save_checkpoint(
-    path: str | Path, model: nn.Module, recipe: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+    path: str | Path,
+    model: nn.Module,
+    recipe: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    *,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write ``<path>.safetensors`` and ``<path>.json``.
 
@@ -40,6 +45,7 @@ def save_checkpoint(
             ``where``, ``num_classes``, ``in_chans``, ``backbone_kwargs``). A config that asks for a number of
             parameters is written as the budget and cells that were found for this network.
         extra: more plain values for the JSON file (metrics, epoch); a key of ``recipe`` may not be repeated.
+        state: the network's ``state_dict``, where it is not at hand: of a network that is divided among processes.
 
     Returns:
         The path of the weights.
@@ -54,7 +60,7 @@ def save_checkpoint(
     if twice := sorted(set(recipe) & set(extra or {})):
         raise CheckpointError(f"{twice} are both in recipe and in extra; give each key once")
     check_linked(model)
-    tensors, aliases = _own_memory(model.state_dict())
+    tensors, aliases = _own_memory(model.state_dict() if state is None else state)
     identifier = uuid.uuid4().hex
     header = {"format": FORMAT, "dynaconv": __version__, "id": identifier, "aliases": aliases}
     try:

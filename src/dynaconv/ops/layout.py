@@ -47,6 +47,8 @@ def keeping_layout(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     """
 
     def apply(cells: Tensor) -> Tensor:
+        if hasattr(cells, "device_mesh"):  # a DTensor, divided among processes: it can not be flattened
+            return fn(cells)
         if cells.is_contiguous():
             return fn(cells.flatten()).view(cells.shape)
         stored = cells.permute(memory_order(cells.dim()))

@@ -11,6 +11,7 @@ require("lightning.pytorch", "train")
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar  # noqa: E402
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy  # noqa: E402
 from lightning.pytorch.utilities import rank_zero_only  # noqa: E402
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Checkpoint",
     "LightningDataModule",
     "LightningModule",
+    "ModelParallelStrategy",
     "RichProgressBar",
+    "Strategy",
     "TensorBoardLogger",
     "Trainer",
     "quiet_lightning",

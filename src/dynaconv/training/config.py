@@ -13,6 +13,9 @@ from typing import Any
 
 from dynaconv.errors import DynaconvError
 
+FULLY_SHARDED = "fsdp"
+"""The strategy that divides weights, gradients and moments among devices."""
+
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
@@ -203,11 +206,16 @@ class RunConfig:
         precision: Lightning's: 32-true, bf16-mixed, 16-mixed, ...
         accumulate: iterations per optimiser step.
         accelerator: auto, cpu, gpu, ...
-        devices: number of devices, or auto.
-        strategy: Lightning's: auto, ddp, ...
+        devices: number of devices (of each machine), or auto.
+        num_nodes: machines; `torchrun` or SLURM starts the processes there.
+        strategy: Lightning's: auto, ddp, ...; fsdp is PyTorch's FSDP2, which also divides weights, gradients and
+            the optimiser's moments among the devices (no moving average, no fine-tuning).
         checkpoint_every: also save last.ckpt every so many optimiser steps, null for once an epoch.
         channels_last: keep tensors in channels_last layout, faster on most hardware.
         sync_batchnorm: take batch statistics over all processes, not over each one's own images, on any device.
+        compile: compile the network with torch.compile; true for its default backend, or the name of one.
+        checkpoint_activations: compute activations inside blocks again in the backward pass and do not keep them: less
+            memory for about a third more time.
     """
 
     seed: int = 0
@@ -215,12 +223,28 @@ class RunConfig:
     accumulate: int = 1
     accelerator: str = "auto"
     devices: int | str = "auto"
+    num_nodes: int = 1
     strategy: str = "auto"
     checkpoint_every: int | None = None
     channels_last: bool = False
     sync_batchnorm: bool = False
+    compile: bool | str = False
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
+        _require(self.num_nodes > 0, "run.num_nodes", self.num_nodes, "at least 1 machine")
+        _require(
+            not (self.compile and self.checkpoint_activations),
+            "run.checkpoint_activations",
+            True,
+            "false beside run.compile, which chooses by itself what to compute again",
+        )
+        _require(
+            self.strategy != FULLY_SHARDED or self.precision in ("32-true", "bf16-mixed", "bf16-true"),
+            "run.precision",
+            self.precision,
+            "32-true, bf16-mixed or bf16-true beside run.strategy='fsdp'",
+        )
         _require(self.seed >= 0, "run.seed", self.seed, "at least 0")
         _require(self.accumulate > 0, "run.accumulate", self.accumulate, "at least 1")
         every = self.checkpoint_every
@@ -295,6 +319,11 @@ class Recipe:
     ema: EmaConfig = field(default_factory=EmaConfig)
     run: RunConfig = field(default_factory=RunConfig)
     tune: TuneConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.run.strategy == FULLY_SHARDED:
+            _require(self.ema.decay is None, "ema.decay", self.ema.decay, "null beside run.strategy='fsdp'")
+            _require(self.tune is None, "run.strategy", FULLY_SHARDED, "ddp or auto for fine-tuning")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for YAML or JSON; ``tune`` only where there is one."""

@@ -19,8 +19,6 @@ from dynaconv.errors import DynaconvError
 from dynaconv.training._lightning import (
     Callback,
     RichProgressBar,
-    TensorBoardLogger,
-    Trainer,
     quiet_lightning,
     rank_zero_only,
 )
@@ -33,6 +31,7 @@ from dynaconv.training.history import History, Row
 from dynaconv.training.module import ClassificationModule, make_optimizer
 from dynaconv.training.sampling import seeded
 from dynaconv.training.saving import RESUME_FILE, RunCheckpoint
+from dynaconv.training.trainer import make_trainer
 from dynaconv.training.tuning import open_source_network, prepare_as, settle, start_from
 from dynaconv.training.tuning_module import TuningModule
 
@@ -207,7 +206,7 @@ def _run(
     if progress_bar:
         every.append(RichProgressBar())
     with quiet_lightning(), seeded(recipe.run.seed):
-        trainer = _trainer(recipe, folder, [*every, *callbacks], progress_bar)
+        trainer = make_trainer(recipe, folder, [*every, *callbacks], progress_bar)
         prepare_folder(recipe, folder)
         if checkpoint is None and summary is not None:
             rank_zero_only(write_text)(folder / START_FILE, json.dumps(summary, indent=1) + "\n")
@@ -236,30 +235,6 @@ def _begin(
     prepare_as(images, source)
     start = start_from(recipe, source, images, judged=fresh)
     return recipe, images, TuningModule(start, recipe, count), start.arguments, start.summary
-
-
-def _trainer(recipe: Recipe, folder: Path, callbacks: list[Callback], progress_bar: bool) -> Trainer:
-    run = recipe.run
-    try:
-        return Trainer(
-            max_epochs=recipe.schedule.epochs,
-            accelerator=run.accelerator,
-            devices=run.devices,
-            strategy=run.strategy,
-            precision=run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
-            accumulate_grad_batches=run.accumulate,
-            gradient_clip_val=recipe.optimizer.clip_norm,
-            callbacks=callbacks,
-            logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False),
-            log_every_n_steps=1,
-            num_sanity_val_steps=0,
-            enable_checkpointing=True,
-            enable_model_summary=False,
-            enable_progress_bar=progress_bar,
-            use_distributed_sampler=False,
-        )
-    except Exception as error:  # Lightning's MisconfigurationException is nothing more special
-        raise DynaconvError(f"Lightning's Trainer refuses run={run}: {error}") from error
 
 
 @contextmanager

@@ -13,8 +13,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from dynaconv.errors import DynaconvError, require
 from dynaconv.models.layout import use_channels_last
 from dynaconv.training._lightning import LightningModule
+from dynaconv.training.activation_checkpointing import checkpoint_activations
 from dynaconv.training.augment import make_mixer
-from dynaconv.training.config import OptimizerConfig, Recipe
+from dynaconv.training.config import FULLY_SHARDED, OptimizerConfig, Recipe
+from dynaconv.training.sharding import agree_on_buffers, shard
 
 Batch = tuple[Tensor, Tensor]
 
@@ -77,6 +79,8 @@ class ClassificationModule(LightningModule):
         self.layout = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
         if recipe.run.channels_last:
             use_channels_last(model)
+        if recipe.run.checkpoint_activations:
+            checkpoint_activations(model)
         self.model = model
         self.recipe = recipe
         self.mixer = make_mixer(recipe.augment, num_classes)
@@ -96,6 +100,14 @@ class ClassificationModule(LightningModule):
     def evaluate_instead(self, model: nn.Module) -> None:
         """Judge and save another network, the moving average of this one."""
         self._stand_in = (model,)
+
+    def configure_model(self) -> None:
+        """Shard and compile the network, where the recipe says so: processes and devices are known by now."""
+        run = self.recipe.run
+        if run.strategy == FULLY_SHARDED:
+            shard(self.model, self.device)
+        if run.compile and self.model._compiled_call_impl is None:
+            self.model.compile(backend="inductor" if run.compile is True else run.compile)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
@@ -123,6 +135,11 @@ class ClassificationModule(LightningModule):
             smoothing: share of the targets spread over all classes.
         """
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+
+    def on_validation_start(self) -> None:
+        """Judge one and the same network in all processes."""
+        if self.recipe.run.strategy == FULLY_SHARDED:
+            agree_on_buffers(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of one batch, without label smoothing."""

@@ -9,6 +9,7 @@ from typing import Any
 from dynaconv.checkpoints.native import save_checkpoint
 from dynaconv.training._lightning import Checkpoint, LightningModule, Trainer
 from dynaconv.training.module import classification_module
+from dynaconv.training.sharding import full_state
 
 RESUME_FILE = "last.ckpt"
 """Lightning's checkpoint: network, average, optimiser, loops, loader, history. Plain types, read with weights_only."""
@@ -45,10 +46,12 @@ class RunCheckpoint(Checkpoint):
         top1 = metrics.get("val_top1", 0.0)
         better = top1 > self.best_top1
         self.best_top1 = max(top1, self.best_top1)
+        model = classification_module(pl_module).evaluated
+        state = full_state(model)  # every process has to give its part
         if trainer.is_global_zero:
             extra = {"epoch": trainer.current_epoch + 1, "metrics": metrics}
             for name in ("last", "best") if better else ("last",):
-                save_checkpoint(self.folder / name, classification_module(pl_module).evaluated, self.description, extra)
+                save_checkpoint(self.folder / name, model, self.description, extra, state=state)
         trainer.save_checkpoint(self.folder / RESUME_FILE, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:

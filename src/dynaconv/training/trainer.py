@@ -1,0 +1,51 @@
+"""Lightning's Trainer for a recipe: devices, strategy, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynaconv.errors import DynaconvError
+from dynaconv.training._lightning import Callback, ModelParallelStrategy, Strategy, TensorBoardLogger, Trainer
+from dynaconv.training.config import FULLY_SHARDED, Recipe
+
+
+def make_trainer(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], progress_bar: bool) -> Trainer:
+    """A Trainer that does what ``recipe.run`` says.
+
+    Args:
+        recipe: of the run.
+        folder: of the run; TensorBoard's logs go there.
+        callbacks: in the order in which they act.
+        progress_bar: show Lightning's.
+
+    Raises:
+        DynaconvError: if Lightning refuses what is asked for.
+    """
+    run = recipe.run
+    try:
+        return Trainer(
+            max_epochs=recipe.schedule.epochs,
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            strategy=_strategy(run.strategy),
+            precision=run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
+            accumulate_grad_batches=run.accumulate,
+            gradient_clip_val=recipe.optimizer.clip_norm,
+            callbacks=list(callbacks),
+            logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False),
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_checkpointing=True,
+            enable_model_summary=False,
+            enable_progress_bar=progress_bar,
+            use_distributed_sampler=False,
+        )
+    except Exception as error:  # Lightning's MisconfigurationException is nothing more special
+        raise DynaconvError(f"Lightning's Trainer refuses run={run}: {error}") from error
+
+
+def _strategy(name: str) -> str | Strategy:
+    """Lightning's strategy of that name; its own "fsdp" is FSDP1, which neither takes CPUs nor shares parameters."""
+    return ModelParallelStrategy(save_distributed_checkpoint=False) if name == FULLY_SHARDED else name
