@@ -74,7 +74,7 @@ def test_one_of_both():
         RunConfig(compile=True, checkpoint_activations=True)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_precisions(tmp_path, precision):
     recipe = tiny_recipe(
         loader=LoaderConfig(image_size=64, batch_size=BATCH, limit=IMAGES),
