@@ -1,4 +1,4 @@
-"""Two processes are one: a step of DistributedDataParallel is that of one process on the joint batch, in float64."""
+"""Two processes are one: a step of DDP, or FSDP2, is that of one process on the joint batch, in float64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.distributed.networks import WORLD, joint_batch, make_network, network_names, step
+from tests.distributed.networks import WORLD, joint_batch, make_network, network_names, sharded_names, step
 from tests.distributed.norms import NORMS, normalise
 from tests.distributed.processes import free_port, run_together
 
@@ -35,14 +35,16 @@ def differs(found, expected, key: str) -> float:
     return float(gap / largest.clamp(min=1e-3))
 
 
-@pytest.mark.parametrize("name", network_names())
-def test_a_step(found, name):
+@pytest.mark.parametrize(
+    ("way", "name"), [*(("steps", name) for name in network_names()), *(("sharded", name) for name in sharded_names())]
+)
+def test_a_step(found, way, name):
     model = make_network(name)
     expected = step(model, *joint_batch())
     assert {f"gradient of {key}" for key, _ in model.named_parameters()} <= expected.keys()  # none is ever unused
     for process in found:
-        assert process["steps"][name].keys() == expected.keys()
-        errors = {key: differs(process["steps"][name][key], value, key) for key, value in expected.items()}
+        assert process[way][name].keys() == expected.keys()
+        errors = {key: differs(process[way][name][key], value, key) for key, value in expected.items()}
         assert max(errors.values()) < TOLERANCE, max(errors.items(), key=lambda item: item[1])
 
 

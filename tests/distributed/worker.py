@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import dynaconv
-from tests.distributed.networks import WORLD, joint_batch, make_network, network_names, step
+from dynaconv.training.sharding import shard
+from tests.distributed.networks import WORLD, joint_batch, make_network, network_names, sharded_names, step
 from tests.distributed.norms import NORMS, normalise
 
 
@@ -28,11 +30,28 @@ def steps(rank: int, device: str) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def sharded_steps(rank: int, device: str) -> dict[str, dict[str, Tensor]]:
+    """The same with FSDP2, of one network a config."""
+    images, labels = (tensor[rank::WORLD].to(device) for tensor in joint_batch())
+    found = {}
+    for name in sharded_names():
+        model = dynaconv.synchronise_norms(make_network(name)).to(device)
+        shard(model, torch.device(device))
+        # All processes gather every tensor, in the same order.
+        found[name] = {
+            key: value.full_tensor() if isinstance(value, DTensor) else value
+            for key, value in step(model, images, labels).items()
+        }
+        dist.all_reduce(found[name]["loss"])
+        found[name]["loss"] /= WORLD
+    return found
+
+
 def main(rank: int, port: int, folder: Path, device: str) -> None:
     dist.init_process_group(
         "gloo", f"tcp://127.0.0.1:{port}", timedelta(seconds=60), world_size=WORLD, rank=rank
     )  # fmt: skip
-    found = {"steps": steps(rank, device), "norms": {}}
+    found = {"steps": steps(rank, device), "sharded": sharded_steps(rank, device), "norms": {}}
     for name, case in NORMS.items():
         norm = dynaconv.synchronise_norms(nn.Sequential(case.make())).to(device)
         found["norms"][name] = normalise(norm, [x.to(device) for x in case.shares(rank)])
