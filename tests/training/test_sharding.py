@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 
+import dynaconv
 from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError
 from dynaconv.training import EmaConfig, RunConfig, TuneConfig, fit
@@ -67,6 +68,9 @@ def test_what_a_sharded_run_saves_is_whole(runs):
 def test_units_are_blocks():
     model = timm.create_model("resnet18", channels=CHANNELS)
     assert block_names(model) == [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    transformer = timm.create_model("vit_tiny_patch16_224", depth=2)
+    dynaconv.convert(transformer, dynaconv.KernelWarehouseConfig(), where="blocks.*")
+    assert block_names(transformer) == ["blocks.0", "blocks.1"]
     assert block_names(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))) == []
 
 

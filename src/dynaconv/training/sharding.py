@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from dynaconv.convert import find_candidates
+from dynaconv.convert.select import layer_spec
 from dynaconv.errors import DynaconvError
+from dynaconv.nn.base import DynamicLayer
+from dynaconv.nn.conv import DynamicConvNd
+from dynaconv.nn.linear import DynamicLinear
 from dynaconv.planning import read_structure
 
 
@@ -44,9 +47,16 @@ def shard(model: nn.Module, device: torch.device) -> None:
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """Names of a network's blocks, as plans see them, in order."""
-    body = find_candidates(model).body
-    blocks = read_structure(body).block_of.values() if body else ()
+    """Names of a network's blocks, as plans see them, in order; dynamic layers count as the static ones they were."""
+    layers, inside = [], ()
+    for name, module in model.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        if isinstance(module, DynamicLayer):
+            inside = (*inside, f"{name}.")
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | DynamicConvNd | DynamicLinear):
+            layers.append(layer_spec(name, module))
+    blocks = read_structure(layers).block_of.values() if layers else ()
     return list(dict.fromkeys(name for name in blocks if name is not None))
 
 
