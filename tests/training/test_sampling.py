@@ -53,6 +53,21 @@ def test_processes_share_an_epoch_evenly():
     assert set(seen) == set(range(10))
 
 
+@pytest.mark.parametrize(
+    ("length", "batch_size", "world_size"), [(10, 2, 3), (7, 3, 2), (5, 1, 2), (9, 4, 2), (8, 3, 2), (3, 2, 3)]
+)
+def test_processes_judge_every_image_once(length, batch_size, world_size):
+    shares = [make(length, batch_size, rank=r, world_size=world_size, shuffle=False) for r in range(world_size)]
+    assert len({len(numbers(share)) for share in shares}) == len({len(share) for share in shares}) == 1
+    assert all(batch for share in shares for batch in numbers(share))
+    assert sorted(n for share in shares for batch in numbers(share) for n in batch) == list(range(length))
+
+
+def test_fewer_images_than_processes():
+    shares = [make(1, 2, rank=rank, world_size=2, shuffle=False) for rank in range(2)]
+    assert [numbers(share) for share in shares] == [[[0]], [[0]]]
+
+
 def test_no_images():
     with pytest.raises(DynaconvError, match="no images"):
         make(0)

@@ -6,6 +6,7 @@ A command's module is imported only when it runs, so help and typing errors come
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -94,7 +95,8 @@ _PLAIN_FORMAT = warnings.formatwarning
 def _as_note(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
     """A plan's warnings are for the user, who is not served by the line of the library that gave them."""
     if issubclass(category, PlanWarning):
-        return f"note: {message}\n"
+        first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+        return f"note: {message}\n" if first else ""  # a run on several devices is several processes
     return _PLAIN_FORMAT(message, category, *place, **line)
 
 

@@ -179,7 +179,7 @@ class ImageDataModule(LightningDataModule):
         return ResumableLoader(loader, batches)
 
     def val_dataloader(self) -> Any:
-        """Every validation image once, in order (over several devices, the first few twice to even out)."""
+        """Every validation image once, in order, over all devices together."""
         images = self._opened().val
         batches = self._batches(len(images), training=False)
         if isinstance(images, MemoryImages):

@@ -216,7 +216,7 @@ def _run(
     if trainer.is_global_zero:
         save_curves({recipe.model: history.rows}, folder / "curves.png")
     parameters = sum(p.numel() for p in model.parameters())
-    return FitResult(folder, folder / "best", saving.best_top1, parameters, history.rows, summary)
+    return FitResult(saving.folder, saving.folder / "best", saving.best_top1, parameters, history.rows, summary)
 
 
 def _begin(

@@ -146,7 +146,9 @@ class ClassificationModule(LightningModule):
         images, labels = batch
         logits = self.evaluated(images.contiguous(memory_format=self.layout)).float()
         loss = F.cross_entropy(logits, labels)
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(labels), sync_dist=True)
+        # Lightning divides the images of all processes by the processes, rounding down; so nothing is lost.
+        images_judged = len(labels) * self.trainer.world_size
+        self.log("val_loss", loss, prog_bar=True, batch_size=images_judged, sync_dist=True)
         self.val_top1(logits, labels)
         self.log("val_top1", self.val_top1, prog_bar=True)
         if self.val_top5 is not None:

@@ -55,7 +55,9 @@ class EpochBatches:
         shuffle: shuffle by (seed, epoch); otherwise in order.
         drop_last: drop an incomplete last batch, unless it is the only one.
         seed: of the run.
-        rank: this process, of ``world_size``; each gets the same number of images, the first ones twice if needed.
+        rank: this process, of ``world_size``. All get the same number of batches; shuffled, they get the same number
+            of images too, the first ones twice if needed; in order, every image comes once (twice only where there
+            are fewer images than processes).
         world_size: number of processes.
     """
 
@@ -77,6 +79,9 @@ class EpochBatches:
         self.share = -(-length // world_size)
         full, rest = divmod(self.share, batch_size)
         self.count = full if rest == 0 or (drop_last and full) else full + 1
+        self.uneven = not shuffle and length % world_size > 0 and length > world_size
+        if self.uneven:  # the processes with one image fewer need one for each batch
+            self.count = min(self.count, length // world_size)
         self.epoch = 0
         self.start = 0
 
@@ -99,10 +104,15 @@ class EpochBatches:
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-        own = np.resize(order, self.share * self.world_size)[self.rank :: self.world_size]
-        for batch in range(first, self.count):
-            chosen = own[batch * self.batch_size : (batch + 1) * self.batch_size]
+        for chosen in self._parts(order)[first:]:
             yield [(int(i), derive_seed(self.seed, epoch, int(i))) for i in chosen]
+
+    def _parts(self, order: np.ndarray) -> list[np.ndarray]:
+        """This process's batches."""
+        if self.uneven:
+            return np.array_split(order[self.rank :: self.world_size], self.count)
+        own = np.resize(order, self.share * self.world_size)[self.rank :: self.world_size]
+        return [own[batch * self.batch_size :][: self.batch_size] for batch in range(self.count)]
 
 
 class SeededDataset(Dataset[Any]):

@@ -31,6 +31,10 @@ class RunCheckpoint(Checkpoint):
         self.best_top1 = -1.0
         self._saved_step = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write where the first process does: a folder named by the time is named differently by each."""
+        self.folder = trainer.strategy.broadcast(self.folder)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
