@@ -58,9 +58,8 @@ def runs(tmp_path_factory, trained):
     save_recipe(on(2, tiny_recipe()), folder / "interrupted" / "config.yaml")
     save_recipe(on(2, tiny_recipe()), folder / "fresh.yaml")
     save_recipe(on(2, trained), folder / "tuned.yaml")
-    (text,) = run_together(
-        [("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", free_port(), "-m", "tests.distributed.runs", folder)]
-    )  # fmt: skip
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", free_port())
+    (text,) = run_together([(*torchrun, "-m", "tests.distributed.runs", folder)])
     return folder, text, expected
 
 

@@ -39,6 +39,23 @@ def learning_rate_factor(step: int, total: int, warmup: int, floor: float) -> fl
     return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
 
 
+def window_factor(iteration: int, iterations: float, accumulate: int) -> float:
+    """What makes the gradient of an optimiser step the mean over its iterations, also where an epoch ends within one.
+
+    Lightning divides by ``accumulate`` always, and so would make an epoch's last, shorter step too small.
+
+    Args:
+        iteration: of the epoch, from 0.
+        iterations: of the epoch; infinite where that is not known.
+        accumulate: iterations per optimiser step.
+
+    >>> [window_factor(i, 5, 2) for i in range(5)]
+    [1.0, 1.0, 1.0, 1.0, 2.0]
+    """
+    left = iterations % accumulate if math.isfinite(iterations) else 0
+    return accumulate / left if left and iteration >= iterations - left else 1.0
+
+
 def make_optimizer(model: nn.Module | list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     """An optimiser of timm's factory; parameters of one dimension have no weight decay.
 
@@ -123,7 +140,7 @@ class ClassificationModule(LightningModule):
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         self.log("train_top1", self.train_top1, prog_bar=True, on_step=False, on_epoch=True)
-        return loss
+        return loss * window_factor(batch_idx, self.trainer.num_training_batches, self.trainer.accumulate_grad_batches)
 
     def loss(self, images: Tensor, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         """What training makes small.
