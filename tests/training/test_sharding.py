@@ -77,6 +77,7 @@ def test_units_are_blocks():
 def test_one_process_has_nothing_to_shard(tmp_path):
     with pytest.raises(DynaconvError, match="one process has nothing to shard"):
         fit(tiny_recipe(run=RunConfig(accelerator="cpu", devices=1, strategy="fsdp")), tmp_path)
+    torch.distributed.destroy_process_group()  # of one; runs after it would take themselves for distributed
 
 
 @pytest.mark.parametrize(
