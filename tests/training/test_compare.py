@@ -21,10 +21,11 @@ import dynaconv.training.comparison.lock as run_lock
 import dynaconv.training.comparison.measures as compare_measures
 import dynaconv.training.comparison.results as compare_results
 import dynaconv.training.comparison.runs as compare_runs
+import dynaconv.training.comparison.work as compare_work
 import dynaconv.training.fitting as fitting
 from dynaconv.errors import DynaconvError, UnknownModelError
 from dynaconv.training import LoaderConfig, RunConfig, ScheduleConfig
-from dynaconv.training.comparison.compare import results_of, run_compare, seconds_left
+from dynaconv.training.comparison.compare import results_of, run_compare
 from dynaconv.training.comparison.contenders import (
     Contender,
     check_contenders,
@@ -38,6 +39,7 @@ from dynaconv.training.comparison.picture import PANELS, points, save_picture
 from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.table import HEADER, markdown, notes, table_rows
 from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
+from dynaconv.training.comparison.work import seconds_left
 from dynaconv.training.fitting import build_model
 from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
 
@@ -488,7 +490,7 @@ def test_waiting_for_a_lock(tmp_path):
 
 def test_runs_of_a_living_process_are_left_to_it(tmp_path, trained, monkeypatch):
     """Another process holds a run: the others are trained first, then it is waited for and gathered."""
-    monkeypatch.setattr(compare, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(compare_work, "POLL_SECONDS", 0.01)
     comparison = Comparison(tmp_path, (STATIC, SE), (0,), RECIPE)
     theirs = comparison.run(STATIC, 0)
     noted = []

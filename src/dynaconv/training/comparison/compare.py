@@ -7,44 +7,21 @@ each takes runs that nobody else trains, and waits for the others before anythin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
 
 from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.contenders import Contender
-from dynaconv.training.comparison.lock import owner, try_lock, wait_lock
+from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.comparison.measures import measure
 from dynaconv.training.comparison.results import CompareResult, gather, latest_measures, newest_since, write_results
-from dynaconv.training.comparison.runs import LOCK_FILE, Comparison, Run, one_device, open_comparison
+from dynaconv.training.comparison.runs import Comparison, one_device, open_comparison
 from dynaconv.training.comparison.timing import Workload, make_fabric
+from dynaconv.training.comparison.work import POLL_SECONDS, RunStart, Watcher, train_runs
 from dynaconv.training.config import Recipe
 from dynaconv.training.history import Row
 
 ROUNDS = 20
-POLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class RunStart:
-    """What is known when a run starts.
-
-    Args:
-        label: of the contender.
-        seed: of the run.
-        number: of the run, from 1, in the order of the comparison.
-        total: runs of the comparison.
-        resumed: whether it goes on from a checkpoint.
-        seconds_left: estimate for all runs, None before there is anything to go by.
-    """
-
-    label: str
-    seed: int
-    number: int
-    total: int
-    resumed: bool
-    seconds_left: float | None
 
 
 def run_compare(
@@ -79,17 +56,27 @@ def run_compare(
     """
     began = time.time()
     _check_rounds(rounds)
-    comparison = Comparison(Path(out), tuple(contenders), tuple(seeds), one_device(recipe))
-    # Data that can not be opened, and devices there are not, are an error of the comparison, not of every run.
-    Workload.of(comparison.recipe)
-    make_fabric(comparison.recipe)
-    comparison.register()
-    _train_all(comparison, began, start, report, note, progress_bar)
+    comparison = begin(contenders, seeds, recipe, out)
+    train_runs(comparison.runs(), began, Watcher(start=start, report=report, note=note, progress_bar=progress_bar))
     with wait_lock(comparison.out / "finish.lock", POLL_SECONDS):
         written = newest_since(comparison, began, measured=bool(rounds))
         if written is not None:  # by the process that worked on the same comparison beside this one
             return written
         return write_results(comparison, gather(comparison, measure(comparison, rounds, note), since=began))
+
+
+def begin(contenders: Sequence[Contender], seeds: Sequence[int], recipe: Recipe, out: str | Path) -> Comparison:
+    """Check a comparison, and enter it in its folder.
+
+    Raises:
+        DynaconvError: if a list is empty or repeats itself, or the folder holds runs of another recipe; if there is
+            no such data or device, which is an error of the comparison and not of every run.
+    """
+    comparison = Comparison(Path(out), tuple(contenders), tuple(seeds), one_device(recipe))
+    Workload.of(comparison.recipe)
+    make_fabric(comparison.recipe)
+    comparison.register()
+    return comparison
 
 
 def results_of(out: str | Path, *, rounds: int = 0, note: Callable[[str], None] = lambda text: None) -> CompareResult:
@@ -112,80 +99,6 @@ def results_of(out: str | Path, *, rounds: int = 0, note: Callable[[str], None] 
         return write_results(comparison, gather(comparison, measures))
 
 
-def seconds_left(
-    epochs_left: Mapping[str, float], seconds_per_epoch: Mapping[str, float], workers: int = 1
-) -> float | None:
-    """Estimate how long the rest takes.
-
-    Args:
-        epochs_left: by contender, over all seeds.
-        seconds_per_epoch: of contenders that were seen; the others count as their mean.
-        workers: processes at work.
-
-    Example:
-        >>> seconds_left({"a": 4, "b": 2}, {"a": 10.0})
-        60.0
-    """
-    if not seconds_per_epoch:
-        return None
-    usual = mean(seconds_per_epoch.values())
-    return sum(count * seconds_per_epoch.get(label, usual) for label, count in epochs_left.items()) / workers
-
-
 def _check_rounds(rounds: int) -> None:
     if rounds < 0:
         raise DynaconvError(f"rounds={rounds}; expected at least 1, or 0 to measure nothing")
-
-
-def _train_all(
-    comparison: Comparison,
-    began: float,
-    start: Callable[[RunStart], None],
-    report: Callable[[Row], None] | None,
-    note: Callable[[str], None],
-    progress_bar: bool,
-) -> None:
-    """Train what nobody has trained, until every run has finished or failed."""
-    runs = comparison.runs()
-    open_runs = dict(enumerate(runs, 1))
-    waiting = False
-    while open_runs:
-        busy = len(open_runs)
-        for number, run in list(open_runs.items()):
-            with try_lock(run.folder / LOCK_FILE) as got:
-                if run.finished or run.error(since=began):
-                    del open_runs[number]
-                elif got:
-                    start(_start(run, number, runs, began))
-                    _train(run, report, note, progress_bar)
-                    del open_runs[number]
-        if len(open_runs) < busy:
-            continue
-        if not waiting:
-            waiting = True
-            owners = {owner(run.folder / LOCK_FILE) for run in open_runs.values()} - {None}
-            note(f"waiting for {busy} run(s) of {', '.join(sorted(map(str, owners)))}")
-        time.sleep(POLL_SECONDS)
-
-
-def _train(run: Run, report: Callable[[Row], None] | None, note: Callable[[str], None], progress_bar: bool) -> None:
-    try:
-        run.train(report, progress_bar)
-    except Exception:  # whatever it is, it must not take the other contenders along
-        note(f"{run.contender.label}, seed {run.seed} failed, the others go on: {run.error()}")
-
-
-def _start(run: Run, number: int, runs: Sequence[Run], began: float) -> RunStart:
-    known: dict[str, list[float]] = {}
-    left: dict[str, float] = {}
-    others: set[str | None] = set()
-    for other in runs:
-        label, epochs, closing = other.contender.label, other.recipe.schedule.epochs, other.closing()
-        if closing and closing["epochs"]:
-            known.setdefault(label, []).append(closing["seconds"] / closing["epochs"])
-        if not closing and not other.error(since=began):
-            left[label] = left.get(label, 0) + epochs - (len(other.rows()) if other.started else 0)
-            others |= set() if other is run else {owner(other.folder / LOCK_FILE)}
-    seconds_per_epoch = {label: mean(values) for label, values in known.items()}
-    estimate = seconds_left(left, seconds_per_epoch, workers=1 + len(others - {None}))
-    return RunStart(run.contender.label, run.seed, number, len(runs), run.started, estimate)

@@ -1,6 +1,7 @@
 """Who takes part in a comparison: a network, the method that makes it dynamic, and a label for both.
 
-A contender changes nothing of the recipe but ``model``, ``method``, ``where`` and ``backbone``.
+In a comparison, a contender changes nothing of the recipe but ``model``, ``method``, ``where`` and ``backbone``. In a
+sweep it may change any field.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Contender:
         method: with a backbone: the config as a mapping with the key ``method``; None leaves it static.
         where: with a method: patterns of the layers to convert, None for the method's own choice.
         backbone: further arguments of the backbone.
+        changes: in a sweep: dotted name of a recipe's field (``optimizer.lr``) -> its value here.
 
     Raises:
         DynaconvError: if the label is empty, or the method or one of its fields is not known.
@@ -44,6 +46,7 @@ class Contender:
     method: Mapping[str, Any] | None = None
     where: str | list[str] | None = None
     backbone: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.folder.strip("-."):
@@ -64,7 +67,7 @@ class Contender:
 
     def recipe(self, shared: Recipe, seed: int) -> Recipe:
         """The recipe of one of its runs; the method's config is written out with all its defaults."""
-        return dataclasses.replace(
+        recipe = dataclasses.replace(
             shared,
             model=self.model,
             method=None if self.method is None else config_from_dict(self.method).to_dict(),
@@ -72,11 +75,13 @@ class Contender:
             backbone=dict(self.backbone),
             run=dataclasses.replace(shared.run, seed=seed),
         )
+        return recipe.changed(self.changes) if self.changes else recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for YAML or JSON."""
         written = self.recipe(Recipe(), 0).to_dict()
-        return {"label": self.label, **{key: written[key] for key in ("model", "method", "where", "backbone")}}
+        own = {key: written[key] for key in ("model", "method", "where", "backbone")}
+        return {"label": self.label, **own, **({"changes": dict(self.changes)} if self.changes else {})}
 
 
 def contender_of(text: str, model: str, where: str | list[str] | None, backbone: Mapping[str, Any]) -> Contender:
@@ -173,7 +178,7 @@ def check_contenders(contenders: Sequence[Contender], seeds: Sequence[int]) -> N
 
 
 def _read_contender(entry: Any, place: str, model: str, backbone: Mapping[str, Any]) -> Contender:
-    known = [f.name for f in dataclasses.fields(Contender)]
+    known = [f.name for f in dataclasses.fields(Contender) if f.name != "changes"]
     if not isinstance(entry, Mapping) or not isinstance(entry.get("label"), str):
         raise DynaconvError(f"{place} is {entry!r}; expected a mapping with a label, and any of {', '.join(known)}")
     if unknown := sorted(set(entry) - set(known)):

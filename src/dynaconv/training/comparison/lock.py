@@ -1,22 +1,29 @@
 """A lock file, so that several processes can share a folder of runs: made exclusively, with the owner's process in it.
 
-A lock whose process is gone is taken over. Processes of other machines can not be asked, and count as alive.
+A lock whose process is gone is taken over. Processes of other machines can not be asked: whoever holds a lock touches
+its file all the time, and one that nobody has touched for long is taken over.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 TORN_SECONDS = 10.0
 """A lock without readable content is being written, unless it is older than this."""
+BEAT_SECONDS = 30.0
+"""How often a lock's file is touched by its holder."""
+SILENT_SECONDS = 600.0
+"""A lock of another machine that was not touched for so long belongs to nobody. Clocks may differ by some minutes."""
 
 
 @contextmanager
@@ -32,9 +39,13 @@ def try_lock(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
     got = _create(path, token) or (_remove_stale(path) and _create(path, token))
+    released = threading.Event()
+    if got:
+        threading.Thread(target=_touch_until, args=(released, path), daemon=True).start()
     try:
         yield got
     finally:
+        released.set()
         if got and (_read(path) or {}).get("token") == token:
             path.unlink(missing_ok=True)
 
@@ -56,6 +67,12 @@ def owner(path: Path) -> str | None:
     if content is None or not _alive(path, content):
         return None
     return f"process {content['pid']} on {content['host']}" if content else "a process that is just starting"
+
+
+def _touch_until(released: threading.Event, path: Path) -> None:
+    while not released.wait(BEAT_SECONDS):
+        with suppress(OSError):  # gone, or not to be reached just now
+            os.utime(path)
 
 
 def _create(path: Path, token: str) -> bool:
@@ -102,12 +119,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _alive(path: Path, content: dict[str, Any]) -> bool:
     if not content:
-        try:
-            return time.time() - path.stat().st_mtime < TORN_SECONDS
-        except FileNotFoundError:
-            return False
+        return _age(path) < TORN_SECONDS
     if content["host"] != socket.gethostname() or os.name == "nt":  # where signal 0 is no question
-        return True
+        return _age(path) < SILENT_SECONDS
     try:
         os.kill(content["pid"], 0)
     except ProcessLookupError:
@@ -115,6 +129,14 @@ def _alive(path: Path, content: dict[str, Any]) -> bool:
     except PermissionError:
         return True
     return _born(content["pid"]) == content.get("born")
+
+
+def _age(path: Path) -> float:
+    """Seconds since a lock was touched; endless where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _born(pid: int) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import dynaconv
 from dynaconv.analysis.environment import utc_now
 from dynaconv.analysis.timing import summarise, time_interleaved
+from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.memory import measure_peak
 from dynaconv.training.comparison.runs import Comparison, Run
 from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps, synchronizer
@@ -43,9 +44,15 @@ def measure(comparison: Comparison, rounds: int, note: Callable[[str], None] = l
         return {"conditions": None, "contenders": found, "errors": errors}
     workload = Workload.of(comparison.recipe)
     for run in trained:
-        guarded(run, "counting", lambda run=run: _count(run, workload))
+        own = Workload.of(run.recipe) if run.contender.changes else workload
+        guarded(run, "counting", lambda run=run, own=own: _count(run, own))
     if not rounds:
         return {"conditions": None, "contenders": found, "errors": errors}
+    if any(run.contender.changes for run in runs):
+        raise DynaconvError(
+            f"{comparison.out} holds a sweep, whose recipes differ; time and memory are measured on one recipe: leave "
+            "out rounds"
+        )
 
     fabric = make_fabric(comparison.recipe)
     conditions = {

@@ -20,7 +20,7 @@ from dynaconv.analysis.environment import command_line, environment, utc_now
 from dynaconv.analysis.files import write_text
 from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.contenders import Contender, check_contenders
-from dynaconv.training.comparison.lock import wait_lock
+from dynaconv.training.comparison.lock import owner, wait_lock
 from dynaconv.training.config import Recipe
 from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
 from dynaconv.training.history import Row, read_csv
@@ -48,6 +48,11 @@ class Run:
     folder: Path
 
     @property
+    def label(self) -> str:
+        """Of its contender."""
+        return self.contender.label
+
+    @property
     def finished(self) -> bool:
         """Whether it was trained to its end."""
         return (self.folder / FINISHED_FILE).is_file()
@@ -56,6 +61,11 @@ class Run:
     def started(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return (self.folder / RESUME_FILE).is_file()
+
+    @property
+    def owner(self) -> str | None:
+        """Who trains it now, as text for people."""
+        return owner(self.folder / LOCK_FILE)
 
     def rows(self) -> list[Row]:
         """Figures of every epoch so far."""
@@ -83,9 +93,9 @@ class Run:
             if (self.folder / CONFIG_FILE).is_file():
                 check_same(load_recipe(self.folder / CONFIG_FILE).to_dict(), self.recipe.to_dict(), self.folder)
             if self.started:
-                resume(self.folder, report=report, progress_bar=progress_bar)
+                result = resume(self.folder, report=report, progress_bar=progress_bar)
             else:
-                fit(self.recipe, self.folder, report=report, progress_bar=progress_bar)
+                result = fit(self.recipe, self.folder, report=report, progress_bar=progress_bar)
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             noted = {"error": text, "time": time.time(), "traceback": traceback.format_exc()}
@@ -96,6 +106,7 @@ class Run:
             "command": command_line(),
             "seconds": round(time.perf_counter() - began, 3),
             "epochs": self.recipe.schedule.epochs - earlier,
+            "parameters": result.parameters,
             "environment": environment(),
         }
         (self.folder / ERROR_FILE).unlink(missing_ok=True)
@@ -131,9 +142,7 @@ class Comparison:
 
     def shared(self) -> dict[str, Any]:
         """The recipe's fields that all share."""
-        values = self.recipe.to_dict()
-        values["run"] = {key: value for key, value in values["run"].items() if key != "seed"}
-        return {key: value for key, value in values.items() if key not in OWN_FIELDS}
+        return _shared(self.recipe)
 
     def register(self) -> None:
         """Enter contenders and seeds in the folder's file, beside those of earlier calls.
@@ -144,11 +153,12 @@ class Comparison:
         path = self.out / COMPARE_FILE
         with wait_lock(self.out / f"{COMPARE_FILE}.lock", poll_seconds=0.05):
             known = _read_yaml(path) if path.is_file() else {"recipe": self.shared(), "contenders": [], "seeds": []}
-            check_same(known["recipe"], self.shared(), self.out)
+            # Read and written again, so that fields which are newer than the folder have their defaults there.
+            check_same(_shared(Recipe.from_dict(known["recipe"])), self.shared(), self.out)
             folders = {Contender(**entry).folder: entry for entry in known["contenders"]}
             for contender in self.contenders:
                 entry = folders.setdefault(contender.folder, contender.to_dict())
-                check_same(entry, contender.to_dict(), self.out / contender.folder)
+                check_same(Contender(**entry).to_dict(), contender.to_dict(), self.out / contender.folder)
             seeds = list(dict.fromkeys([*known["seeds"], *self.seeds]))
             values = {"recipe": known["recipe"], "contenders": list(folders.values()), "seeds": seeds}
             write_text(path, yaml.safe_dump(values, sort_keys=False))
@@ -198,6 +208,12 @@ def check_same(there: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -
             f"{folder} holds runs of another recipe: {'; '.join(texts)}{more}. Use the same values to go on there, or "
             "another --out (or label)"
         )
+
+
+def _shared(recipe: Recipe) -> dict[str, Any]:
+    values = recipe.to_dict()
+    values["run"] = {key: value for key, value in values["run"].items() if key != "seed"}
+    return {key: value for key, value in values.items() if key not in OWN_FIELDS}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
