@@ -51,6 +51,9 @@ OPTIONAL = {
     "onnxruntime",
     "numpy",
     "triton",
+    "submitit",
+    "ray",
+    "scipy",
 }
 
 

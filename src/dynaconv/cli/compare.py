@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def parser() -> Any:
     short = ", ".join(f"{name} = {full}" for name, full in SHORTER.items())
     flags = make_parser("compare", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES)
     flags.add_argument(
+        "--out", type=str | None, default=None, help="folder of runs and results, compare/MODEL-DATA if not given"
+    )
+    flags.add_argument(
+        "--from", type=str | None, default=None, help="folder of an earlier comparison; only --rounds is heeded"
+    )
+    flags.add_argument("--rounds", type=int | None, default=None, help="how often each is timed; 20 if not given")
+    flags.add_argument("--no-timing", action="store_true", help="measure neither time nor memory")
+    add_contender_flags(flags)
+    return flags
+
+
+def add_contender_flags(flags: Any) -> None:
+    """Add who takes part, the seeds, and the fields of a recipe."""
+    flags.add_argument(
         "--methods",
         type=str,
         nargs="+",
@@ -61,74 +76,106 @@ def parser() -> Any:
     flags.add_argument(
         "--contenders", type=str | None, default=None, help="a YAML list of networks, instead of methods"
     )
-    flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each network is trained with each")
-    flags.add_argument(
-        "--out", type=str | None, default=None, help="folder of runs and results, compare/MODEL-DATA if not given"
-    )
-    flags.add_argument(
-        "--from", type=str | None, default=None, help="folder of an earlier comparison; only --rounds is heeded"
-    )
-    flags.add_argument("--rounds", type=int | None, default=None, help="how often each is timed; 20 if not given")
-    flags.add_argument("--no-timing", action="store_true", help="measure neither time nor memory")
-    flags.add_argument("--recipe", action="config", help="a recipe as YAML; flags after it override it")
-    flags.add_argument("--model", type=str, default=MODEL, help="a timm backbone")
     flags.add_argument("--where", type=str | list[str] | None, default=None, help="layers to convert, of --methods")
+    add_shared_flags(flags, MODEL, "a timm backbone", "not used: give --methods")
+
+
+def add_shared_flags(flags: Any, model: str | None, model_help: str, method_help: str) -> None:
+    """Add the seeds, and the fields of a recipe that all networks share.
+
+    Args:
+        flags: the parser.
+        model: the default.
+        model_help: what a model may be.
+        method_help: what `--method` is for.
+    """
+    flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each network is trained with each")
+    flags.add_argument("--recipe", action="config", help="a recipe as YAML; flags after it override it")
+    flags.add_argument("--model", type=str | None, default=model, help=model_help)
     flags.add_argument(
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
     flags.add_argument(
         "--data", type=str, default=Recipe.data, help="digits, mnist5k, scenes, folder:PATH, or timm:NAME"
     )
-    flags.add_argument("--method", type=dict[str, Any] | None, default=None, help="not used: give --methods")
+    flags.add_argument("--method", type=dict[str, Any] | None, default=None, help=method_help)
     for name, group in GROUPS.items():
         flags.add_class_arguments(group, name)
-    return flags
+
+
+def read_contender_flags(values: dict[str, Any], usual: Sequence[str]) -> tuple[list[Any], list[int], Recipe]:
+    """Contenders, seeds and the recipe that all share, from the flags of :func:`add_contender_flags`.
+
+    Args:
+        values: the flags' values; emptied.
+        usual: methods, if none are given.
+
+    Raises:
+        DynaconvError: if flags contradict each other, or a method or a field is not known.
+    """
+    from dynaconv.training.comparison.contenders import contender_of, read_contenders
+
+    for key in ("recipe", "__default_config__"):
+        values.pop(key, None)
+    methods, listed, seeds = (values.pop(key) for key in ("methods", "contenders", "seeds"))
+    if values["method"] is not None or values["run"]["seed"] != 0:
+        raise DynaconvError("a comparison takes --methods and --seeds, not --method or --run.seed; drop them")
+    if listed is not None and methods is not None:
+        raise DynaconvError("--methods and --contenders are both given; expected one of them")
+    recipe = Recipe.from_dict(values)
+    if listed is not None:
+        return read_contenders(listed, recipe.model, recipe.backbone), seeds, recipe
+    texts = usual if methods is None else methods
+    made = [contender_of(text, recipe.model, recipe.where, recipe.backbone) for text in texts]
+    return made, seeds, recipe
 
 
 def run(arguments: Sequence[str]) -> None:
     """Compare, and print the table."""
     values = parser().parse_args(expand_short(arguments, SHORTER)).as_dict()
-    for key in ("recipe", "__default_config__"):
-        values.pop(key, None)
-    keys = ("methods", "contenders", "seeds", "out", "from", "rounds", "no_timing")
-    methods, listed, seeds, out, earlier, rounds, no_timing = (values.pop(key) for key in keys)
+    out, earlier, rounds, no_timing = (values.pop(key) for key in ("out", "from", "rounds", "no_timing"))
     if rounds is not None and (rounds < 1 or no_timing):
         raise DynaconvError(f"--rounds {rounds}: expected at least 1, and no --no-timing beside it")
-    if values["method"] is not None or values["run"]["seed"] != 0:
-        raise DynaconvError("a comparison takes --methods and --seeds, not --method or --run.seed; drop them")
     from dynaconv.training.comparison.compare import ROUNDS, results_of, run_compare
-    from dynaconv.training.comparison.contenders import contender_of, every_method, read_contenders
+    from dynaconv.training.comparison.contenders import every_method
 
     quiet_logs()
     if earlier is not None:
         _show(results_of(earlier, rounds=rounds or 0, note=_note))
         return
-    if listed is not None and methods is not None:
-        raise DynaconvError("--methods and --contenders are both given; expected one of them")
-    recipe = Recipe.from_dict(values)
-    if listed is not None:
-        contenders = read_contenders(listed, recipe.model, recipe.backbone)
-    else:
-        texts = every_method() if methods is None else methods
-        contenders = [contender_of(text, recipe.model, recipe.where, recipe.backbone) for text in texts]
+    contenders, seeds, recipe = read_contender_flags(values, every_method())
     folder = Path(out or "compare/" + re.sub(r"[^\w.-]+", "-", f"{recipe.model}-{recipe.data}"))
     print(f"{len(contenders)} networks, {len(seeds)} seeds on {recipe.data}; everything goes to {folder}", flush=True)
-    try:
+    with watch(recipe.schedule.epochs) as told:
         result = run_compare(
             contenders,
             seeds,
             recipe,
             folder,
             rounds=0 if no_timing else rounds or ROUNDS,
-            start=_start,
-            report=epoch_line(recipe.schedule.epochs, "  "),
-            note=_note,
-            progress_bar=on_terminal(),
+            start=told.start,
+            report=told.report,
+            note=told.note,
+            progress_bar=told.progress_bar,
         )
+    _show(result)
+
+
+@contextmanager
+def watch(epochs: int | None) -> Iterator[Any]:
+    """What shows on the terminal how runs are trained; after Ctrl-C it says how to go on.
+
+    Args:
+        epochs: of every run; None where runs differ.
+    """
+    from dynaconv.training.comparison.work import Watcher
+
+    report = epoch_line(epochs, "  ")
+    try:
+        yield Watcher(start=_start, report=report, note=_note, progress_bar=on_terminal())
     except KeyboardInterrupt:
         print("\nto go on: the same command again; what has finished is kept")
         raise
-    _show(result)
 
 
 def _start(run: Any) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a preset, or any timm backbone, static or made dynamic",
     "finetune": "start from a trained network: convert it as it is, and fine-tune",
     "compare": "train several methods with several seeds on one recipe, and measure time and memory",
+    "sweep": "train a grid of methods, recipes and seeds, here, by processes, or on a cluster",
     "ablate": "train the variants of the KernelWarehouse paper's ablations on any data, beside its figures",
     "bench": "measure presets against static networks, the textbook's way, and the machine's limit",
     "eval": "judge a saved network on validation images",

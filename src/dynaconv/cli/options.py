@@ -120,16 +120,16 @@ def quiet_logs() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def epoch_line(epochs: int, prefix: str = "") -> Callable[[Mapping[str, Any]], None]:
+def epoch_line(epochs: int | None, prefix: str = "") -> Callable[[Mapping[str, Any]], None]:
     """A function that prints an epoch's figures in one line.
 
     Args:
-        epochs: of the whole run.
+        epochs: of the whole run; None leaves them out.
         prefix: text before.
     """
 
     def show(row: Mapping[str, Any]) -> None:
-        parts = [f"{prefix}epoch {row['epoch']}/{epochs}"]
+        parts = [f"{prefix}epoch {row['epoch']}{f'/{epochs}' if epochs else ''}"]
         for key, label in (("train_loss", "loss"), ("val_loss", "val loss")):
             if row.get(key) is not None:
                 parts.append(f"{label} {row[key]:.3f}")

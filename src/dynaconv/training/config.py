@@ -342,10 +342,11 @@ class Recipe:
         values = self.to_dict()
         for name, value in changes.items():
             *path, last = name.split(".")
-            inner = values
+            inner: Any = values
             for key in path:
                 inner = inner.get(key)
-                _require(isinstance(inner, dict), name, value, "a field of a recipe, such as optimizer.lr")
+                if not isinstance(inner, dict):
+                    raise DynaconvError(f"a recipe has no field {name}; expected one such as optimizer.lr")
             inner[last] = _plain(value)
         return Recipe.from_dict(values)
 

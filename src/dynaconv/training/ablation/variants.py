@@ -1,10 +1,10 @@
-"""From a table's variants to contenders of a comparison: the paper's setting on a backbone, and what differs from it."""
+"""From a table's variants to contenders of a comparison: the paper's setting on a backbone, and what differs there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 
@@ -31,7 +31,7 @@ class Backbone:
         model: a timm backbone; None for each table's own, as in the paper.
         where: layers to convert; None for those of the paper's network on that backbone, if it has one.
         arguments: of the backbone.
-        fields: of KernelWarehouse's config, changed in all variants.
+        fields: of KernelWarehouse's config, changed in all variants but where they are what varies.
     """
 
     model: str | None = None
@@ -82,18 +82,16 @@ def _contender(label: str, model: str, variant: Variant, backbone: Backbone) -> 
     if variant.fields is None:
         return Contender(label=label, model=model, backbone=backbone.arguments)
     where = backbone.where_of(model)
-    config = published(**{"branch_limit": NO_LIMIT, **variant.fields, **backbone.fields})
-    with torch.device("meta"):
-        network = create_model(model, **backbone.arguments)
     try:
-        plan = draft_plan(network, config, where)
+        with torch.device("meta"):
+            network = create_model(model, **backbone.arguments)
+        config = published(**{"branch_limit": NO_LIMIT, **backbone.fields, **variant.fields})
+        plan = cast(KernelWarehousePlan, draft_plan(network, config, where))
         if variant.same_place:
-            config = published(
-                **{"branch_limit": NO_LIMIT, **backbone.fields, "sharing": same_place(plan)}  # type: ignore[arg-type]
-            )
+            config = replace(config, sharing=same_place(plan))
             draft_plan(network, config, where)
     except DynaconvError as error:
-        raise DynaconvError(f"variant '{variant.name}' does not fit {model}: {error}") from error
+        raise DynaconvError(f"'{variant.name}' does not fit {model}: {error}") from error
     return Contender(label=label, model=model, method=config.to_dict(), where=where, backbone=backbone.arguments)
 
 
@@ -116,12 +114,12 @@ def same_place(plan: KernelWarehousePlan) -> dict[str, str]:
     first: dict[str | None, str] = {}
     for spec in layers:
         first.setdefault(block_of[spec.name], _last(spec))
-    home = {
-        layer.name: f"{layer.warehouse}_{first[block_of[layer.name]] if _last(layer.spec).isdigit() else _last(layer.spec)}"
-        for layer in plan.layers
-    }
+    home: dict[str, str] = {}
+    for layer in plan.layers:
+        own = _last(layer.spec)
+        home[layer.name] = f"{layer.warehouse}_{first[block_of[layer.name]] if own.isdigit() else own}"
     if len(set(home.values())) == len(plan.warehouses):
-        raise DynaconvError("no layers of different dimensions share a warehouse there; take a backbone such as resnet50")
+        raise DynaconvError("no layers of different dimensions share a warehouse; take a backbone such as resnet50")
     return home
 
 

@@ -53,7 +53,7 @@ class Watcher:
     start: Callable[[RunStart], None] = lambda run: None
     report: Callable[[Row], None] | None = None
     note: Callable[[str], None] = lambda text: None
-    finished: Callable[[Run], None] = lambda run: None
+    finished: Callable[[Run], object] = lambda run: None
     progress_bar: bool = False
 
 
@@ -97,8 +97,11 @@ def train_runs(runs: Sequence[Run], since: float, watcher: Watcher, *, wait: boo
     while open_runs:
         busy = len(open_runs)
         for number, run in list(open_runs.items()):
+            if run.finished or (run.error(since) and not run.owner):
+                del open_runs[number]
+                continue
             with try_lock(run.folder / LOCK_FILE) as got:
-                if run.finished or run.error(since):
+                if run.finished or run.error(since):  # by somebody else, just now
                     del open_runs[number]
                 elif got:
                     left = progress_of(runs, since, here=run).seconds_left

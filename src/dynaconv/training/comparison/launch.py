@@ -1,0 +1,175 @@
+"""Training the runs of a comparison by several jobs at once, which share its folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from dynaconv.config import check_choice, check_count
+from dynaconv.errors import DynaconvError, require
+from dynaconv.training.comparison.executors import Job, cuda_devices, submit_local, submit_ray, submit_slurm
+from dynaconv.training.comparison.lines import write_lines
+from dynaconv.training.comparison.runs import Comparison, Run, open_comparison
+from dynaconv.training.comparison.work import Progress, Watcher, progress_of, train_runs
+
+Launcher = Literal["local", "slurm", "ray"]
+JOBS_FOLDER = "jobs"
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How runs are spread over jobs.
+
+    Args:
+        launcher: ``"local"``: processes of this machine; ``"slurm"``: jobs of SLURM; ``"ray"``: tasks of Ray.
+        jobs: how many at once, each training a run at a time. One local job is this process.
+        slurm: parameters of SLURM's jobs, as submitit's SlurmExecutor has them.
+
+    Raises:
+        DynaconvError: on an unknown launcher, no jobs, or parameters of SLURM for another launcher.
+    """
+
+    launcher: Launcher = "local"
+    jobs: int = 1
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("launcher", self.launcher, get_args(Launcher))
+        check_count("jobs", self.jobs)
+        if self.slurm and self.launcher != "slurm":
+            raise DynaconvError(f"slurm={dict(self.slurm)} with launcher={self.launcher!r}; expected launcher 'slurm'")
+
+    @property
+    def here(self) -> bool:
+        """Whether this process does the work."""
+        return self.launcher == "local" and self.jobs == 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job does: train runs of a folder that nobody else trains, until none is left.
+
+    Args:
+        out: the comparison's folder.
+        labels: of the contenders.
+        seeds: of the runs.
+        since: runs that have failed since then, in seconds since 1970, are left alone.
+        threads: of PyTorch, unless OMP_NUM_THREADS is set; None leaves them.
+    """
+
+    out: str
+    labels: tuple[str, ...]
+    seeds: tuple[int, ...]
+    since: float
+    threads: int | None
+
+    def __call__(self) -> None:
+        """Do it; what happens is printed, to the job's log."""
+        if self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(self.threads)
+
+        def say(happened: Any) -> None:
+            print(happened, flush=True)
+
+        comparison = open_comparison(self.out)
+        by_label = {contender.label: contender for contender in comparison.contenders}
+        runs = [comparison.run(by_label[label], seed) for seed in self.seeds for label in self.labels]
+        watcher = Watcher(start=say, report=say, note=say, finished=lambda run: write_lines(comparison.out))
+        train_runs(runs, self.since, watcher, wait=False)
+
+    def checkpoint(self) -> Any:
+        """What submitit submits again when SLURM ends the job at its time limit, or for another's sake: the same."""
+        return require("submitit.helpers", "sweep").DelayedSubmission(self)
+
+
+def train_comparison(comparison: Comparison, since: float, launch: Launch, watcher: Watcher) -> None:
+    """Train all runs of a comparison that is registered in its folder, here or by jobs, and wait for them.
+
+    Args:
+        comparison: whose runs.
+        since: when the work began, in seconds since 1970; runs that have failed before are tried again.
+        launch: how.
+        watcher: is told; of runs trained by jobs only by notes.
+
+    Raises:
+        DynaconvError: if jobs end before their runs do; calling again goes on.
+    """
+    runs = comparison.runs()
+    if launch.here:
+        train_runs(runs, since, watcher)
+        return
+    free = [run for run in runs if not run.finished]
+    if not free:
+        return
+    devices = cuda_devices(comparison.recipe.run.accelerator)
+    threads = 1 if launch.launcher == "local" and not devices else None
+    labels = tuple(contender.label for contender in comparison.contenders)
+    work = Work(str(comparison.out.resolve()), labels, comparison.seeds, since, threads)
+    jobs = _submit(work, launch, min(launch.jobs, len(free)), comparison.out.resolve() / JOBS_FOLDER, devices)
+    watcher.note(f"{len(free)} runs to train by {', '.join(job.name for job in jobs)}; logs in {comparison.out}/jobs")
+    try:
+        _wait(runs, jobs, since, watcher.note)
+    except KeyboardInterrupt:
+        for job in jobs:
+            if job.cancel is not None and not job.done():
+                job.cancel()
+        if jobs[0].cancel is None:
+            watcher.note(f"\n{', '.join(job.name for job in jobs)} go on; scancel ends them")
+        raise
+
+
+def _submit(work: Work, launch: Launch, count: int, folder: Path, devices: Sequence[int]) -> list[Job]:
+    if launch.launcher == "local":
+        return submit_local(work, count, folder, devices)
+    if launch.launcher == "slurm":
+        return submit_slurm(work, count, folder, launch.slurm)
+    return submit_ray(work, count, devices)
+
+
+def _wait(runs: Sequence[Run], jobs: Sequence[Job], since: float, note: Callable[[str], None]) -> None:
+    """Until every run has finished or failed, also those that other processes train."""
+    told: set[Path] = set()
+    shown: tuple[int, int, int] | None = None
+    while True:
+        ended = all(job.done() for job in jobs)  # before the look at the runs, which may finish in between
+        progress = progress_of(runs, since)
+        for run in runs:
+            if run.folder not in told and not run.finished and (error := run.error(since)):
+                told.add(run.folder)
+                note(f"{run.label}, seed {run.seed} failed, the others go on: {error}")
+        counts = (progress.finished, progress.running, progress.failed)
+        if counts != shown:
+            shown = counts
+            note(describe(progress))
+        if progress.finished + progress.failed == progress.total:
+            return
+        if ended and not progress.running:
+            errors = [f"{job.name}: {error}" for job in jobs if (error := job.error())]
+            raise DynaconvError(
+                f"all jobs have ended, and {progress.waiting} runs are not finished"
+                f"{'; ' + '; '.join(errors) if errors else ''}. Call it again to go on"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def describe(progress: Progress) -> str:
+    """Progress as a line.
+
+    Example:
+        >>> describe(Progress(total=12, finished=3, running=2, failed=1, seconds_left=600.0))
+        '3 of 12 runs finished, 2 running, 6 waiting, 1 failed; about 10 min left'
+    """
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    left = progress.seconds_left
+    more = "" if not left else f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left"
+    return (
+        f"{progress.finished} of {progress.total} runs finished, {progress.running} running, {progress.waiting} waiting"
+        f"{failed}{more}"
+    )
