@@ -14,8 +14,8 @@ from dynaconv.errors import DynaconvError
 from dynaconv.training.config import Recipe
 
 DESCRIPTION = """Train the variants of an ablation of the KernelWarehouse paper with several seeds, and say which are
-told apart from the paper's choice on these data. TABLE is one of sharing-range, kernel-dims, partition, attention, init-b1,
-init-b4, init-b1d2, or all; variants that tables have in common are trained once.
+told apart from the paper's choice on these data. TABLE is one of sharing-range, kernel-dims, partition, attention,
+init-b1, init-b4, init-b1d2, or all; variants that tables have in common are trained once.
 
 Without --model: the paper's backbone of each table, an eighth as wide. Writes to --out: a folder for every run, and
 results-TIME.json, .md and .png with the paper's figures beside. Call it again to go on, or with more seeds."""
@@ -24,7 +24,7 @@ EXAMPLES = """
 dynaconv ablate attention                              # five networks, three seeds, on mnist5k
 dynaconv ablate all --seeds 0 1 2 3 4 --jobs 2
 dynaconv ablate init-b1 --data scenes --epochs 20 --method.branch_start 4     # a field of all variants
-dynaconv ablate kernel-dims --model resnet50 --data folder:/data --recipe recipe.yaml --jobs 9 --launcher slurm
+dynaconv ablate all --model resnet50 --data folder:/data --jobs 9 --launcher slurm
 dynaconv ablate all --from ablate/mnist5k              # tables and picture again, without training
 """
 

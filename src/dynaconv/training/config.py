@@ -330,26 +330,6 @@ class Recipe:
         values = _plain(asdict(self))
         return values if self.tune is not None else {k: v for k, v in values.items() if k != "tune"}
 
-    def changed(self, changes: Mapping[str, Any]) -> Recipe:
-        """The recipe with other values of some fields.
-
-        Args:
-            changes: dotted name of a field, such as ``optimizer.lr`` or ``backbone.drop_rate`` -> value.
-
-        Raises:
-            DynaconvError: on unknown fields, or values outside their domain.
-        """
-        values = self.to_dict()
-        for name, value in changes.items():
-            *path, last = name.split(".")
-            inner: Any = values
-            for key in path:
-                inner = inner.get(key)
-                if not isinstance(inner, dict):
-                    raise DynaconvError(f"a recipe has no field {name}; expected one such as optimizer.lr")
-            inner[last] = _plain(value)
-        return Recipe.from_dict(values)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """The inverse of :meth:`to_dict`; fields that are missing keep their defaults.

@@ -75,7 +75,7 @@ class Contender:
             backbone=dict(self.backbone),
             run=dataclasses.replace(shared.run, seed=seed),
         )
-        return recipe.changed(self.changes) if self.changes else recipe
+        return _changed(recipe, self.changes) if self.changes else recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for YAML or JSON."""
@@ -175,6 +175,20 @@ def check_contenders(contenders: Sequence[Contender], seeds: Sequence[int]) -> N
                 )
         elif not require("timm", "train").is_model(contender.model):
             create_model(contender.model)  # raises, and names the nearest
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of the fields of these dotted names."""
+    values = recipe.to_dict()
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        inner: Any = values
+        for key in path:
+            inner = inner.get(key)
+            if not isinstance(inner, dict):
+                raise DynaconvError(f"a recipe has no field {name}; expected one such as optimizer.lr")
+        inner[last] = value
+    return Recipe.from_dict(values)
 
 
 def _read_contender(entry: Any, place: str, model: str, backbone: Mapping[str, Any]) -> Contender:

@@ -28,13 +28,15 @@ class Job:
         name: for people.
         done: whether it has come to an end, whatever kind.
         error: how it failed, after its end; None if it did not.
-        cancel: ends it; None where jobs outlive the process that submitted them.
+        cancel: ends it.
+        outlives: whether it goes on when the process that submitted it is interrupted.
     """
 
     name: str
     done: Callable[[], bool]
     error: Callable[[], str | None]
-    cancel: Callable[[], None] | None
+    cancel: Callable[[], None]
+    outlives: bool = False
 
 
 def submit_local(work: Callable[[], None], count: int, folder: Path, devices: Sequence[int]) -> list[Job]:
@@ -49,7 +51,7 @@ def submit_local(work: Callable[[], None], count: int, folder: Path, devices: Se
     submitit = require("submitit", "sweep")
     jobs = []
     for index in range(count):
-        executor = submitit.LocalExecutor(folder / "%j")
+        executor = submitit.LocalExecutor(folder)
         mine = [devices[index % len(devices)]] if devices else []
         executor.update_parameters(timeout_min=YEAR_MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
         jobs.append(_submitted(executor.submit(work), "process", outlives=False))
@@ -75,7 +77,7 @@ def submit_slurm(work: Callable[[], None], count: int, folder: Path, parameters:
             "submits jobs, or use --launcher local"
         )
     try:
-        executor = submitit.SlurmExecutor(folder / "%j", max_num_timeout=REQUEUES)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES)
         executor.update_parameters(**{**SLURM_DEFAULTS, **parameters})
         with executor.batch():
             submitted = [executor.submit(work) for _ in range(count)]
@@ -130,7 +132,7 @@ def _submitted(job: Any, kind: str, outlives: bool) -> Job:
         raised = job.exception()
         return None if raised is None else f"{str(raised).strip().splitlines()[-1]} (log: {job.paths.stderr})"
 
-    return Job(f"{kind} {job.job_id}", job.done, error, None if outlives else job.cancel)
+    return Job(f"{kind} {job.job_id}", job.done, error, job.cancel, outlives)
 
 
 def _ray_job(ray: Any, reference: Any, index: int) -> Job:

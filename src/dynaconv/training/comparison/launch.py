@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from dynaconv.analysis.environment import utc_now
 from dynaconv.config import check_choice, check_count
 from dynaconv.errors import DynaconvError, require
 from dynaconv.training.comparison.executors import Job, cuda_devices, submit_local, submit_ray, submit_slurm
@@ -21,6 +23,8 @@ from dynaconv.training.comparison.work import Progress, Watcher, progress_of, tr
 Launcher = Literal["local", "slurm", "ray"]
 JOBS_FOLDER = "jobs"
 POLL_SECONDS = 2.0
+LEAVING_SECONDS = 30.0
+"""How long a job may take to leave when nothing is left to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ class Work:
         seeds: of the runs.
         since: runs that have failed since then, in seconds since 1970, are left alone.
         threads: of PyTorch, unless OMP_NUM_THREADS is set; None leaves them.
+        command: of the process that asked for it, which runs note as theirs.
     """
 
     out: str
@@ -69,11 +74,13 @@ class Work:
     seeds: tuple[int, ...]
     since: float
     threads: int | None
+    command: tuple[str, ...]
 
     def __call__(self) -> None:
         """Do it; what happens is printed, to the job's log."""
         if self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(self.threads)
+        sys.argv = list(self.command)
 
         def say(happened: Any) -> None:
             print(happened, flush=True)
@@ -111,18 +118,29 @@ def train_comparison(comparison: Comparison, since: float, launch: Launch, watch
     devices = cuda_devices(comparison.recipe.run.accelerator)
     threads = 1 if launch.launcher == "local" and not devices else None
     labels = tuple(contender.label for contender in comparison.contenders)
-    work = Work(str(comparison.out.resolve()), labels, comparison.seeds, since, threads)
-    jobs = _submit(work, launch, min(launch.jobs, len(free)), comparison.out.resolve() / JOBS_FOLDER, devices)
-    watcher.note(f"{len(free)} runs to train by {', '.join(job.name for job in jobs)}; logs in {comparison.out}/jobs")
+    work = Work(str(comparison.out.resolve()), labels, comparison.seeds, since, threads, tuple(sys.argv))
+    logs = comparison.out.resolve() / JOBS_FOLDER / f"{utc_now():%Y%m%dT%H%M%SZ}-{os.getpid()}"
+    jobs = _submit(work, launch, min(launch.jobs, len(free)), logs, devices)
+    watcher.note(f"{len(free)} runs to train by {', '.join(job.name for job in jobs)}; logs in {logs}")
     try:
         _wait(runs, jobs, since, watcher.note)
     except KeyboardInterrupt:
-        for job in jobs:
-            if job.cancel is not None and not job.done():
-                job.cancel()
-        if jobs[0].cancel is None:
+        if jobs[0].outlives:
             watcher.note(f"\n{', '.join(job.name for job in jobs)} go on; scancel ends them")
+        else:
+            _end(jobs)
         raise
+    _end(jobs, patience=0.0 if jobs[0].outlives else LEAVING_SECONDS)  # of SLURM, some may not have begun
+
+
+def _end(jobs: Sequence[Job], patience: float = 0.0) -> None:
+    """End jobs that do not come to an end by themselves within some seconds."""
+    until = time.time() + patience
+    while time.time() < until and not all(job.done() for job in jobs):
+        time.sleep(0.1)
+    for job in jobs:
+        if not job.done():
+            job.cancel()
 
 
 def _submit(work: Work, launch: Launch, count: int, folder: Path, devices: Sequence[int]) -> list[Job]:
