@@ -70,6 +70,13 @@ def test_train_from_a_file_and_resume(run, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "epoch 2/2" in text
     assert "epoch 1/2" not in text
+    assert "finished already" not in text
+    assert main(["train", "--resume", str(tmp_path / "a" / "b")]) == 0
+    text = capsys.readouterr().out
+    assert "had finished already, with 2 of 2 epochs; nothing was trained" in text
+    assert "best validation accuracy" in text
+    assert main(["train", "--resume", str(tmp_path / "a" / "b"), "--dry-run"]) == 2
+    assert "drop --recipe and --dry-run" in capsys.readouterr().err
 
 
 def test_train_refuses_a_folder_with_a_run(run, capsys):
@@ -246,7 +253,8 @@ def test_train_by_another_method(tmp_path, capsys):
     [
         (["plan", "resnet18", "--backbone.chanels", "[8,16,32,64]"], "timm's 'resnet18' does not take these arguments"),
         (["compare", "--model", "kw1x_resnet18", "--methods", "static"], "is a preset with a method of its own"),
-        ([*TRAIN, "--run.accelerator", "gpu"], "Lightning's Trainer refuses"),
+        ([*TRAIN, "--accelerator", "gpu"], "Lightning's Trainer refuses run.accelerator='gpu'"),
+        ([*TRAIN, "--data", "folder:/nowhere"], "data folder /nowhere does not exist"),
         ([*TRAIN, "--optimizer.name", "adamx"], "optimizer.name='adamx'"),
     ],
 )
@@ -255,8 +263,45 @@ def test_what_can_not_be_done_is_one_line_and_leaves_nothing(arguments, message,
         pytest.skip("there is a GPU")
     out = tmp_path / "out"
     assert main([*arguments, "--out", str(out)] if arguments[0] in ("train", "compare") else arguments) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert "everything goes to" not in said.out or arguments[0] == "compare"
     assert not list(out.rglob("config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--epoch", "3", "--optimzer.lr=1"], "did you mean --epochs, --optimizer.lr?"),
+        (["compare", "--metods", "static"], "did you mean --methods?"),
+        (["models", "--markdwn"], "did you mean --markdown?"),
+        (["train", "--config", "{schedule: {epoch: 3}}"], "did you mean --schedule.epochs?"),
+        (["train", "--config", "{modell: resnet18}"], "did you mean --model?"),
+        (["train", "--xyzzy", "3"], "unrecognized arguments: --xyzzy 3\n"),
+        (["train", "--augment.mixup", "much"], "Got value: much"),
+    ],
+)
+def test_a_mistyped_flag_names_the_one_that_was_meant(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_compare_takes_a_papers_recipe(monkeypatch, tmp_path):
+    import dynaconv.training.comparison.compare as comparing
+
+    seen = []
+
+    def stop(contenders, seeds, recipe, folder, **options):
+        seen.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "run_compare", stop)
+    command = ["compare", "--recipe", "kw4x_resnet18", "--data", "digits", "--epochs", "2", "--methods", "static", "se"]
+    assert main([*command, "--out", str(tmp_path)]) == 130
+    assert (seen[0].model, seen[0].backbone["constant_drop_path"]) == ("resnet18", 0.1)
+    assert (seen[0].data, seen[0].schedule.epochs, seen[0].augment.cutmix) == ("digits", 2, 1.0)
 
 
 def test_a_missing_device_is_one_line(run, digit, capsys):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from dynaconv.errors import DynaconvError
 from dynaconv.training.augment import (
+    LabelMixer,
     eval_transform,
     make_mixer,
     random_affine,
@@ -131,3 +132,25 @@ def test_mixup_mixes_images_and_targets_alike():
 
 def test_nothing_to_mix():
     assert make_mixer(AugmentConfig(), 4) is None
+
+
+def test_mixup_rises_once_an_epoch():
+    """DCD: alpha is 0 in the first epoch, and there after `mixup_epochs`."""
+    mixer = LabelMixer(AugmentConfig(mixup=0.4, mixup_epochs=4, label_smoothing=0.0), num_classes=3)
+    images, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    mixer.set_epoch(0)
+    mixed, targets = mixer(images, labels)
+    assert torch.equal(mixed, images)
+    assert torch.equal(targets, torch.nn.functional.one_hot(labels, 3).float())
+    alphas = []
+    for epoch in (1, 2, 4, 9):
+        mixer.set_epoch(epoch)
+        alphas.append(mixer._mix.mixup_alpha)
+    assert alphas == pytest.approx([0.1, 0.2, 0.4, 0.4])
+    assert not torch.equal(mixer(images, labels)[0], images)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+def test_the_crop_is_resized_as_asked(name):
+    transform = train_transform(AugmentConfig(crop_interpolation=name), 16, (0.5,) * 3, (0.5,) * 3)
+    assert transform.steps.transforms[0].interpolation.value == name

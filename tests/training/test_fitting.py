@@ -21,7 +21,8 @@ from dynaconv.training import (
     fit,
 )
 from dynaconv.training.history import COLUMNS
-from dynaconv.training.module import learning_rate_factor, make_optimizer
+from dynaconv.training.module import make_optimizer
+from dynaconv.training.schedule import learning_rate_factor
 from tests.training.test_sources import make_folder
 from tests.training.tiny import BATCH, IMAGES, METHOD, static_recipe, tiny_recipe
 
@@ -173,10 +174,11 @@ def test_no_weight_decay_on_parameters_of_one_dimension():
 
 
 def test_learning_rate_without_warmup_and_beyond_the_end():
-    assert learning_rate_factor(0, total=4, warmup=0, floor=0.1) == 1
-    assert learning_rate_factor(4, total=4, warmup=0, floor=0.1) == pytest.approx(0.1)
-    assert learning_rate_factor(9, total=4, warmup=0, floor=0.1) == pytest.approx(0.1)
-    assert learning_rate_factor(4, total=4, warmup=4, floor=0.1) == pytest.approx(1.0)
+    cold = ScheduleConfig(epochs=1, warmup_epochs=0, min_lr_ratio=0.1)
+    assert learning_rate_factor(0, cold, per_epoch=4) == 1
+    assert learning_rate_factor(4, cold, per_epoch=4) == pytest.approx(0.1)
+    assert learning_rate_factor(9, cold, per_epoch=4) == pytest.approx(0.1)
+    assert learning_rate_factor(4, ScheduleConfig(epochs=1, warmup_epochs=1), per_epoch=4) == pytest.approx(1.0)
 
 
 def test_learning_rate_moves_every_step(tmp_path):
@@ -192,7 +194,7 @@ def test_learning_rate_moves_every_step(tmp_path):
         optimizer=OptimizerConfig(lr=1.0, name="sgd"), schedule=ScheduleConfig(epochs=2, warmup_epochs=1)
     )
     fit(recipe, tmp_path, callbacks=(Rates(),))
-    assert rates == pytest.approx([learning_rate_factor(step, 6, 3, 1e-3) for step in range(6)])
+    assert rates == pytest.approx([learning_rate_factor(step, recipe.schedule, 3) for step in range(6)])
 
 
 def test_method_is_described_in_full(run):

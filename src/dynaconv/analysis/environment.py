@@ -77,6 +77,18 @@ def ram_bytes() -> int | None:
         return None
 
 
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that is free on a device now, where the system says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
 def command_line() -> str:
     """How this process was called, ready to paste."""
     called = Path(sys.argv[0])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynaconv.cli.compare import SHORTER, add_shared_flags, watch
+from dynaconv.cli.compare import SHORTER, add_shared_flags, named_recipes, watch
 from dynaconv.cli.options import expand_short, format_table, make_parser, quiet_logs
 from dynaconv.cli.sweep import add_launch_flags
 from dynaconv.errors import DynaconvError
@@ -35,7 +35,9 @@ DEFAULTS = {"data": "mnist5k", "optimizer.lr": 4e-3, "schedule.epochs": 6, "sche
 def parser() -> Any:
     """Flags of the command: which table, how often, by whom, and the fields of a recipe."""
     short = ", ".join(f"{name} = {full}" for name, full in SHORTER.items())
-    flags = make_parser("ablate", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES, "TABLE [options]")
+    flags = make_parser(
+        "ablate", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES, "TABLE [options]", SHORTER
+    )
     flags.add_argument("table", type=str, help="an ablation, or all")
     add_launch_flags(flags)
     flags.add_argument(
@@ -59,7 +61,7 @@ def parser() -> Any:
 
 def run(arguments: Sequence[str]) -> None:
     """Train, judge, and print the tables."""
-    values = parser().parse_args(expand_short(arguments, SHORTER)).as_dict()
+    values = parser().parse_args(named_recipes(expand_short(arguments, SHORTER))).as_dict()
     for key in ("recipe", "__default_config__"):
         values.pop(key, None)
     table, seeds, out, earlier = (values.pop(key) for key in ("table", "seeds", "out", "from"))

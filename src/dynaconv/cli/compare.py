@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from dynaconv.cli.options import (
     make_parser,
     on_terminal,
     quiet_logs,
+    take_recipe,
 )
 from dynaconv.cli.train import GROUPS
 from dynaconv.errors import DynaconvError
@@ -50,7 +52,7 @@ SHORTER = {short: full for short, full in SHORT.items() if short != "--seed"}
 def parser() -> Any:
     """Flags of the command: who, how often, and the fields of a recipe."""
     short = ", ".join(f"{name} = {full}" for name, full in SHORTER.items())
-    flags = make_parser("compare", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES)
+    flags = make_parser("compare", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES, short=SHORTER)
     flags.add_argument(
         "--out", type=str | None, default=None, help="folder of runs and results, compare/MODEL-DATA if not given"
     )
@@ -90,7 +92,11 @@ def add_shared_flags(flags: Any, model: str | None, model_help: str, method_help
         method_help: what `--method` is for.
     """
     flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each network is trained with each")
-    flags.add_argument("--recipe", action="config", help="a recipe as YAML; flags after it override it")
+    flags.add_argument(
+        "--recipe",
+        action="config",
+        help="a recipe as YAML, or a name of `dynaconv recipes`; flags after it override it",
+    )
     flags.add_argument("--model", type=str | None, default=model, help=model_help)
     flags.add_argument(
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
@@ -132,7 +138,7 @@ def read_contender_flags(values: dict[str, Any], usual: Sequence[str]) -> tuple[
 
 def run(arguments: Sequence[str]) -> None:
     """Compare, and print the table."""
-    values = parser().parse_args(expand_short(arguments, SHORTER)).as_dict()
+    values = parser().parse_args(named_recipes(expand_short(arguments, SHORTER))).as_dict()
     out, earlier, rounds, no_timing = (values.pop(key) for key in ("out", "from", "rounds", "no_timing"))
     if rounds is not None and (rounds < 1 or no_timing):
         raise DynaconvError(f"--rounds {rounds}: expected at least 1, and no --no-timing beside it")
@@ -176,6 +182,19 @@ def watch(epochs: int | None) -> Iterator[Any]:
     except KeyboardInterrupt:
         print("\nto go on: the same command again; what has finished is kept")
         raise
+
+
+def named_recipes(arguments: Sequence[str]) -> list[str]:
+    """Put a paper's recipe in the place of its name, on the static backbone of its network."""
+    rest, name = take_recipe(arguments)
+    if name is None or Path(name).is_file():
+        return list(arguments)
+    from dynaconv.training.recipes import find_recipe, preset_of
+
+    fields, paper = find_recipe(name)
+    preset = preset_of(paper.model) if paper is not None else None
+    backbone = {} if preset is None else {"model": preset.backbone}
+    return ["--recipe", json.dumps({**fields, **backbone}), *rest]
 
 
 def _start(run: Any) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.cli.options import (
-    SHORT,
     command_name,
     epoch_line,
     expand_method,
@@ -19,7 +18,7 @@ from dynaconv.cli.options import (
     quiet_logs,
     short_help,
 )
-from dynaconv.cli.train import add_recipe_flags
+from dynaconv.cli.train import NAMES, RUNS, add_recipe_flags
 from dynaconv.training.config import AugmentConfig, OptimizerConfig, Recipe, ScheduleConfig, TuneConfig
 
 DESCRIPTION = """Start from a trained network: convert it without changing what it computes, and fine-tune it.
@@ -48,7 +47,7 @@ USUAL = Recipe(
 
 def parser() -> Any:
     """Flags of the command."""
-    flags = make_parser("finetune", f"{DESCRIPTION}\n\n{short_help()}", EXAMPLES, "SOURCE [options]")
+    flags = make_parser("finetune", f"{DESCRIPTION}\n\n{short_help()}", EXAMPLES, "SOURCE [options]", NAMES)
     flags.add_argument(
         "source",
         type=str,
@@ -61,7 +60,7 @@ def parser() -> Any:
 
 def run(arguments: Sequence[str]) -> None:
     """Fine-tune, and say what each step did."""
-    values = parser().parse_args(expand_method(expand_short(arguments, {**SHORT, "--run-id": "--run_id"}))).as_dict()
+    values = parser().parse_args(expand_method(expand_short(arguments, NAMES))).as_dict()
     source, out, name, run_id = (values.pop(key) for key in ("source", "out", "name", "run_id"))
     values.pop("config")
     values.pop("__default_config__", None)
@@ -74,7 +73,9 @@ def run(arguments: Sequence[str]) -> None:
     method = "as it is" if recipe.method is None else recipe.method.get("method", "kernel_warehouse")
     given = Path(source)
     usual = given.parent.parent.name if given.stem in ("best", "last") else given.stem
-    folder = Path(out) / (name or f"{usual or recipe.model}-finetuned") / (run_id or time.strftime("%Y%m%d-%H%M%S"))
+    folder = (
+        Path(out or RUNS) / (name or f"{usual or recipe.model}-finetuned") / (run_id or time.strftime("%Y%m%d-%H%M%S"))
+    )
     say(f"fine-tuning {source} ({method}) on {recipe.data}; everything goes to {folder}", flush=True)
     result = fit(
         recipe,

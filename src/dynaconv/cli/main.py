@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": "show what a conversion would do: who shares what, and what it costs",
     "profile": "count parameters, multiply-adds and memory, module by module",
     "models": "list the papers' networks with exact parameters",
+    "recipes": "list the papers' training recipes, or print one",
 }
 MODULES = {name: f"dynaconv.cli.{'evaluate' if name == 'eval' else name}" for name in COMMANDS}
 

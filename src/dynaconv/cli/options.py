@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,18 +25,26 @@ SHORT = {
     "--seed": "--run.seed",
     "--precision": "--run.precision",
     "--devices": "--run.devices",
+    "--accelerator": "--run.accelerator",
 }
 """Short names for the flags most often given."""
 
 
-def make_parser(command: str, description: str, examples: str, usage: str | None = None) -> Any:
-    """A jsonargparse parser whose help ends with examples.
+def make_parser(
+    command: str,
+    description: str,
+    examples: str,
+    usage: str | None = None,
+    short: Iterable[str] = (),
+) -> Any:
+    """A jsonargparse parser whose help ends with examples, and whose errors name the flag that was meant.
 
     Args:
         command: name of the command.
         description: what it does.
         examples: lines of the shell.
         usage: what follows the command; only "[options]" if None.
+        short: short flags that the command expands before it parses.
     """
     jsonargparse = require("jsonargparse", "train")
 
@@ -45,13 +54,67 @@ def make_parser(command: str, description: str, examples: str, usage: str | None
         def _fill_text(self, text: str, width: int, indent: str) -> str:
             return "".join(indent + line for line in text.splitlines(keepends=True))
 
-    return jsonargparse.ArgumentParser(
+    class Parser(jsonargparse.ArgumentParser):
+        """Names the nearest flag for one that is not known."""
+
+        def error(self, message: str, ex: Exception | None = None) -> None:
+            super().error(message + nearest_flags(message, [*self._option_string_actions, *short]), ex)
+
+    return Parser(
         prog=f"dynaconv {command}",
         usage=f"dynaconv {command} [options]" if usage is None else f"dynaconv {command} {usage}",
         description=description,
         epilog="examples:\n" + "".join(f"  {line}\n" for line in examples.strip().splitlines()),
         formatter_class=Formatter,
     )
+
+
+def nearest_flags(message: str, known: Iterable[str]) -> str:
+    """What to add to a parser's error: the flags that those it does not know come closest to.
+
+    Args:
+        message: of the parser.
+        known: all flags.
+
+    Example:
+        >>> nearest_flags("unrecognized arguments: --epoch 3", ["--epochs", "--lr"])
+        '; did you mean --epochs?'
+    """
+    in_file = re.search(r"Group '(.+)' does not accept option '(.+)'", message)
+    in_file = in_file or re.search(r"Option '(.+)' is not accepted", message)
+    if in_file is not None:
+        given = ["--" + ".".join(in_file.groups())]
+    elif message.startswith("unrecognized arguments:"):
+        given = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+    else:
+        return ""
+    close = [match for flag in given for match in get_close_matches(flag, known, n=1, cutoff=0.7)]
+    return f"; did you mean {', '.join(dict.fromkeys(close))}?" if close else ""
+
+
+def take_recipe(arguments: Sequence[str], flag: str = "--recipe") -> tuple[list[str], str | None]:
+    """Take ``--recipe NAME`` out of the arguments.
+
+    Returns:
+        The other arguments, and the name; None where there is none.
+
+    Raises:
+        DynaconvError: if the flag is given twice, or without a name.
+    """
+    rest: list[str] = []
+    names: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        head, equals, value = argument.partition("=")
+        if head == flag:
+            names.append(value if equals else next(waiting, ""))
+        else:
+            rest.append(argument)
+    if len(names) > 1 or "" in names or any(name.startswith("--") for name in names):
+        raise DynaconvError(
+            f"{flag} {' '.join(names)}: expected it once, with a name of `dynaconv recipes` or a YAML file"
+        )
+    return rest, names[0] if names else None
 
 
 def expand_short(arguments: Sequence[str], names: Mapping[str, str] = SHORT) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynaconv.cli.compare import SHORTER, add_contender_flags, read_contender_flags, watch
+from dynaconv.cli.compare import SHORTER, add_contender_flags, named_recipes, read_contender_flags, watch
 from dynaconv.cli.options import expand_short, format_table, make_parser, quiet_logs
 from dynaconv.errors import DynaconvError
 
@@ -44,7 +44,7 @@ def add_launch_flags(flags: Any) -> None:
 def parser() -> Any:
     """Flags of the command: who, on which grid, how often, by whom, and the fields of a recipe."""
     short = ", ".join(f"{name} = {full}" for name, full in SHORTER.items())
-    flags = make_parser("sweep", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES)
+    flags = make_parser("sweep", f"{DESCRIPTION}\n\nshort for common flags: {short}", EXAMPLES, short=SHORTER)
     flags.add_argument(
         "--grid",
         type=str,
@@ -65,7 +65,7 @@ def parser() -> Any:
 
 def run(arguments: Sequence[str]) -> None:
     """Sweep, and print the table."""
-    given = _join_grids(expand_short(arguments, SHORTER))
+    given = _join_grids(named_recipes(expand_short(arguments, SHORTER)))
     values = parser().parse_args(given).as_dict()
     grid, jobs, launcher, slurm, out, earlier = (
         values.pop(key) for key in ("grid", "jobs", "launcher", "slurm", "out", "from")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dynaconv.cli.options import (
     SHORT,
@@ -19,6 +22,7 @@ from dynaconv.cli.options import (
     on_terminal,
     quiet_logs,
     short_help,
+    take_recipe,
 )
 from dynaconv.errors import DynaconvError
 from dynaconv.training.config import (
@@ -42,7 +46,9 @@ dynaconv train --model kw1x_resnet18 --data digits --epochs 5
 dynaconv train --model resnet18 --method.budget 0.5 --data mnist5k
 dynaconv train --model resnet18 --method.params 4M --data folder:/data/imagenet
 dynaconv train --model resnet18 --method odconv --method.num_kernels 4 --data mnist5k
-dynaconv train --model kw1x_resnet18 --data folder:/data/imagenet --augment.rand_augment rand-m9-mstd0.5-inc1
+dynaconv train --recipe kw1x_resnet18 --data folder:/data/imagenet                  # as its paper; `dynaconv recipes`
+dynaconv train --recipe kw2x_resnet18@100 --data folder:/data/imagenet --devices 8   # its other schedule
+dynaconv train --recipe kw1x_resnet18 --dry-run                                      # what it would be, without data
 dynaconv train --model resnet18 --data digits --backbone.drop_path_rate 0.1 --ema.decay 0.999
 dynaconv train --config runs/NAME/TIME/config.yaml --seed 1
 dynaconv train --resume runs/NAME/TIME
@@ -59,11 +65,28 @@ GROUPS = {
 }
 
 
+RUNS = "runs"
+NAMES = {**SHORT, "--run-id": "--run_id"}
+
+
 def parser() -> Any:
     """Flags of the command: the fields of a recipe, and where to put the run."""
-    flags = make_parser("train", f"{DESCRIPTION}\n\n{short_help()}", EXAMPLES)
+    flags = make_parser("train", f"{DESCRIPTION}\n\n{short_help()}", EXAMPLES, short=NAMES)
     add_recipe_flags(flags, Recipe(), "a preset (dynaconv models) or a timm backbone")
     flags.add_argument("--tune", type=TuneConfig | None, default=None, help="as in `dynaconv finetune`, which sets it")
+    flags.add_argument(
+        "--recipe",
+        type=str | None,
+        default=None,
+        help="a paper's recipe, NETWORK or NETWORK@EPOCHS (`dynaconv recipes`), or a YAML file; flags override it",
+    )
+    flags.add_argument(
+        "--dry-run",
+        type=Literal["full", "short"] | None,
+        default=None,
+        help="only say what the run would be: plan, optimiser, schedule, steps, memory, time; short leaves out the "
+        "plan's layers; with --out also a picture of the schedule",
+    )
     flags.add_argument(
         "--resume", type=str | None, default=None, help="folder of a run to continue; other flags are ignored"
     )
@@ -90,7 +113,7 @@ def add_recipe_flags(flags: Any, usual: Recipe, model_help: str) -> None:
     )
     for name, group in GROUPS.items():
         flags.add_class_arguments(group, name, default=asdict(getattr(usual, name)))
-    flags.add_argument("--out", type=str, default="runs", help="folder of all runs")
+    flags.add_argument("--out", type=str | None, default=None, help=f"folder of all runs, {RUNS} if not given")
     flags.add_argument("--name", type=str | None, default=None, help="name of the run, the model's if not given")
     flags.add_argument(
         "--run_id", type=str | None, default=None, help="name of the run's own folder, the time if not given"
@@ -98,43 +121,125 @@ def add_recipe_flags(flags: Any, usual: Recipe, model_help: str) -> None:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train, or continue a run."""
-    values = parser().parse_args(expand_method(expand_short(arguments, {**SHORT, "--run-id": "--run_id"}))).as_dict()
-    out, name, run_id, folder = (values.pop(key) for key in ("out", "name", "run_id", "resume"))
-    values.pop("config")
-    values.pop("__default_config__", None)
+    """Train, continue a run, or say what a run would be."""
+    arguments, named = take_recipe(arguments)
+    before, paper = [], None
+    if named is not None and not {"-h", "--help"} & set(arguments):
+        from dynaconv.training.recipes import find_recipe
+
+        fields, paper = find_recipe(named)
+        before = ["--config", json.dumps(fields)]
+    given = bare_dry_run([*before, *arguments])
+    values = parser().parse_args(expand_method(expand_short(given, NAMES))).as_dict()
+    out, name, run_id, folder, only_say = (values.pop(key) for key in ("out", "name", "run_id", "resume", "dry_run"))
+    for key in ("config", "recipe", "__default_config__"):
+        values.pop(key, None)
+    if folder is not None:
+        if only_say or named is not None:
+            raise DynaconvError("--resume goes on with a run's own recipe; drop --recipe and --dry-run")
+        _resume(Path(folder))
+        return
+    recipe = Recipe.from_dict(values)
+    if only_say:
+        _dry_run(recipe, paper, only_say == "short", None if out is None else Path(out))
+        return
+    if paper is not None and recipe.data == paper.values["data"] and not Path(recipe.data.partition(":")[2]).exists():
+        raise DynaconvError(
+            f"recipe {paper.name} is for {paper.dataset.title}: say where it lies, as --data folder:/path/to/imagenet, "
+            "or give other data; --dry-run needs none"
+        )
+    _fit(recipe, Path(out or RUNS) / (name or recipe.model) / (run_id or time.strftime("%Y%m%d-%H%M%S")))
+
+
+def bare_dry_run(arguments: Sequence[str]) -> list[str]:
+    """Let ``--dry-run`` stand alone, for ``--dry-run full``."""
+    given = list(arguments)
+    for index, argument in enumerate(given):
+        following = given[index + 1 : index + 2]
+        if argument == "--dry-run" and (not following or following[0].startswith("-")):
+            given[index] = "--dry-run=full"
+    return given
+
+
+def _fit(recipe: Recipe, folder: Path) -> None:
     from dynaconv.models import list_models
     from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
-    from dynaconv.training.saving import RESUME_FILE
+    from dynaconv.training.fitting import fit
 
     say = rank_zero_only(print)  # a run on several devices is several processes
+    quiet_logs()
+    static = " (static: no --method given)" if recipe.method is None and recipe.model not in list_models() else ""
+    beginning = f"training {recipe.model}{static} on {recipe.data}; everything goes to {folder}"
+    with _saying_how_to_resume(folder):
+        report = epoch_line(recipe.schedule.epochs)
+        _end(fit(recipe, folder, report=report, progress_bar=on_terminal(), ready=lambda: say(beginning, flush=True)))
+
+
+def _resume(folder: Path) -> None:
+    from dynaconv.training._lightning import rank_zero_only
+    from dynaconv.training.fitting import CONFIG_FILE, load_recipe, resume
 
     quiet_logs()
-    bar = on_terminal()
+    config = folder / CONFIG_FILE
+    if not config.is_file():
+        raise DynaconvError(f"--resume {folder}: there is no {CONFIG_FILE}; expected a run's folder, runs/NAME/TIME")
+    epochs, trained = load_recipe(config).schedule.epochs, []
+    show = epoch_line(epochs)
+
+    def report(row: Any) -> None:
+        trained.append(row)
+        show(row)
+
+    with _saying_how_to_resume(folder):
+        result = resume(folder, report=report, progress_bar=on_terminal())
+    if not trained:
+        rank_zero_only(print)(
+            f"{folder} had finished already, with {len(result.rows)} of {epochs} epochs; nothing was trained. To go "
+            f"on, raise schedule.epochs in {config}"
+        )
+    _end(result)
+
+
+def _end(result: Any) -> None:
+    from dynaconv.training._lightning import rank_zero_only
+
+    say, command = rank_zero_only(print), command_name()
+    say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
+    say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
+    say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")
+
+
+@contextmanager
+def _saying_how_to_resume(folder: Path) -> Iterator[None]:
+    """After Ctrl-C, say how to go on."""
+    from dynaconv.training._lightning import rank_zero_only
+    from dynaconv.training.saving import RESUME_FILE
+
     try:
-        if folder is not None:
-            config = Path(folder) / CONFIG_FILE
-            if not config.is_file():
-                raise DynaconvError(
-                    f"--resume {folder}: there is no {CONFIG_FILE}; expected a run's folder, runs/NAME/TIME"
-                )
-            result = resume(folder, report=epoch_line(load_recipe(config).schedule.epochs), progress_bar=bar)
-        else:
-            recipe = Recipe.from_dict(values)
-            folder = Path(out) / (name or recipe.model) / (run_id or time.strftime("%Y%m%d-%H%M%S"))
-            static = (
-                " (static: no --method given)" if recipe.method is None and recipe.model not in list_models() else ""
-            )
-            say(f"training {recipe.model}{static} on {recipe.data}; everything goes to {folder}", flush=True)
-            result = fit(recipe, folder, report=epoch_line(recipe.schedule.epochs), progress_bar=bar)
+        yield
     except KeyboardInterrupt:
-        if folder is not None and (Path(folder) / RESUME_FILE).is_file():
+        say = rank_zero_only(print)
+        if (folder / RESUME_FILE).is_file():
             say(f"\nto continue: {command_name()} train --resume {folder}")
         else:
             say("\nnothing to resume yet: the first checkpoint comes after an epoch, or --run.checkpoint_every steps")
         raise
-    say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
-    say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
-    command = command_name()
-    say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")
+
+
+def _dry_run(recipe: Recipe, paper: Any, short: bool, out: Path | None) -> None:
+    from dynaconv.training.dry_run import dry_run
+    from dynaconv.training.dry_run_text import describe
+    from dynaconv.training.schedule_picture import BLOCKS, PLAIN, save_course
+
+    quiet_logs()
+    found = dry_run(recipe, paper)
+    try:
+        BLOCKS.encode(sys.stdout.encoding or "ascii")
+        blocks = BLOCKS
+    except UnicodeEncodeError:
+        blocks = PLAIN
+    print(describe(found, short=short, blocks=blocks))
+    if out is not None:
+        title = paper.name if paper is not None else recipe.model
+        print(f"\npicture of the schedule: {save_course(found.course, title, out / f'{title}-schedule.png')}")
+    print("\nA dry run: nothing was trained, and no run's folder was made.")

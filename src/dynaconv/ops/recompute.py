@@ -56,7 +56,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, computation: Computation, x: Tensor, attention: Tensor, cells: Tensor) -> Tensor:
         ctx.save_for_backward(x, attention, cells)
         ctx.computation = computation
-        device = x.device.type
+        device = "cpu" if x.is_meta else x.device.type  # tensors without memory have no autocast of their own
         ctx.autocast = {"device_type": device, "enabled": torch.is_autocast_enabled(device)}
         ctx.autocast["dtype"] = torch.get_autocast_dtype(device)
         return computation.run(x, attention, cells)

@@ -118,7 +118,7 @@ def train_transform(
         scale=config.crop_scale,
         hflip=0.5 if config.flip is None else config.flip,
         color_jitter=None if config.rand_augment else config.color_jitter,
-        interpolation="random",
+        interpolation=config.crop_interpolation,
         normalize=False,
     )
     if config.rand_augment:
@@ -176,11 +176,12 @@ class LabelMixer:
     """Mixup (arXiv 1710.09412) and cutmix (1905.04899) for batches of any size, by timm.
 
     Args:
-        config: ``mixup``, ``cutmix`` and ``label_smoothing``.
+        config: ``mixup``, ``mixup_epochs``, ``cutmix`` and ``label_smoothing``.
         num_classes: length of the mixed targets.
     """
 
     def __init__(self, config: AugmentConfig, num_classes: int) -> None:
+        self.config = config
         mixup = require("timm.data.mixup", "train")
         self.smoothing, self.num_classes = config.label_smoothing, num_classes
         self._soft_targets = mixup.mixup_target
@@ -190,6 +191,12 @@ class LabelMixer:
             label_smoothing=config.label_smoothing,
             num_classes=num_classes,
         )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let mixup's alpha be that of an epoch, counted from 0; timm can not draw from an alpha of 0."""
+        length = self.config.mixup_epochs
+        self._mix.mixup_alpha = self.config.mixup * (min(1.0, epoch / length) if length else 1.0)
+        self._mix.mixup_enabled = self._mix.mixup_alpha > 0 or self._mix.cutmix_alpha > 0
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix each image with its mirror place in the batch; the odd one out stays as it is.

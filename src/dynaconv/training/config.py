@@ -12,14 +12,11 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from dynaconv.errors import DynaconvError
+from dynaconv.training.schedule import OptimizerConfig, ScheduleConfig
+from dynaconv.training.schedule import require_that as _require
 
 FULLY_SHARDED = "fsdp"
 """The strategy that divides weights, gradients and moments among devices."""
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise DynaconvError(f"{name}={value!r}; expected {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +82,13 @@ class AugmentConfig:
         rotate_degrees: embedded images: largest rotation.
         zoom: embedded images: largest relative change of scale.
         crop_scale: files: area kept by the random crop, smallest and largest share.
+        crop_interpolation: files: how the random crop is resized: bilinear, bicubic, or random for either.
         flip: probability of a horizontal flip; 0 for embedded images (digits have a hand), 0.5 for files.
         color_jitter: files: strength of the colour jitter; without effect where RandAugment is on.
         rand_augment: timm's RandAugment string, such as rand-m9-mstd0.5-inc1 (the papers'). Works on any data.
         erasing: probability of random erasing (paper: 0.25 on the long schedule).
         mixup: alpha of mixup, 0 turns it off (paper: 0.8 on the long schedule).
+        mixup_epochs: epochs in which mixup's alpha rises from 0, once an epoch.
         cutmix: alpha of cutmix, 0 turns it off (paper: 1.0 on the long schedule).
         label_smoothing: share of the target spread over all classes.
     """
@@ -98,11 +97,13 @@ class AugmentConfig:
     rotate_degrees: float = 10.0
     zoom: float = 0.1
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_interpolation: str = "random"
     flip: float | None = None
     color_jitter: float = 0.4
     rand_augment: str | None = None
     erasing: float = 0.0
     mixup: float = 0.0
+    mixup_epochs: float = 0.0
     cutmix: float = 0.0
     label_smoothing: float = 0.1
 
@@ -116,69 +117,16 @@ class AugmentConfig:
                 "0 <= value < 1",
             )
         _require(self.flip is None or 0 <= self.flip <= 1, "augment.flip", self.flip, "a probability")
+        _require(
+            self.crop_interpolation in ("random", "bilinear", "bicubic"),
+            "augment.crop_interpolation",
+            self.crop_interpolation,
+            "random, bilinear or bicubic",
+        )
         low, high = self.crop_scale
         _require(0 < low <= high <= 1, "augment.crop_scale", self.crop_scale, "0 < smallest <= largest <= 1")
-        for name in ("rotate_degrees", "color_jitter", "mixup", "cutmix"):
+        for name in ("rotate_degrees", "color_jitter", "mixup", "mixup_epochs", "cutmix"):
             _require(getattr(self, name) >= 0, f"augment.{name}", getattr(self, name), "at least 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """How weights move. Parameters of one dimension (norms, biases) have no weight decay.
-
-    Args:
-        name: an optimiser of timm's factory: adamw, sgd (Nesterov), momentum (plain), lamb, muon, ...
-        lr: learning rate at the end of the warm-up.
-        weight_decay: strength of the weight decay.
-        momentum: for optimisers that have one.
-        clip_norm: largest norm of the gradient, null for no limit.
-    """
-
-    name: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    momentum: float = 0.9
-    clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.lr > 0, "optimizer.lr", self.lr, "above 0")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
-        _require(
-            self.clip_norm is None or self.clip_norm > 0,
-            "optimizer.clip_norm",
-            self.clip_norm,
-            "above 0, or null",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How learning rate and temperature change with time; all lengths in epochs, fractions allowed.
-
-    Args:
-        epochs: passes over the training images.
-        warmup_epochs: linear rise of the learning rate, per optimiser step.
-        min_lr_ratio: learning rate at the end of the cosine, relative to its peak.
-        temperature_epochs: length of the temperature's schedule; null for a tenth of the epochs (the papers take
-            20 of 300, 15 of 150). Without effect on static networks.
-    """
-
-    epochs: int = 30
-    warmup_epochs: float = 1.0
-    min_lr_ratio: float = 1e-3
-    temperature_epochs: float | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.epochs > 0, "schedule.epochs", self.epochs, "at least 1")
-        _require(0 <= self.warmup_epochs, "schedule.warmup_epochs", self.warmup_epochs, "at least 0")
-        _require(0 <= self.min_lr_ratio <= 1, "schedule.min_lr_ratio", self.min_lr_ratio, "0 to 1")
-        length = self.temperature_epochs
-        _require(length is None or length >= 0, "schedule.temperature_epochs", length, "at least 0, or null")
-
-    @property
-    def temperature_length(self) -> float:
-        """Length of the temperature's schedule in epochs."""
-        return self.epochs / 10 if self.temperature_epochs is None else self.temperature_epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +152,7 @@ class RunConfig:
     Args:
         seed: every random draw is a function of it, the epoch and the iteration.
         precision: Lightning's: 32-true, bf16-mixed, 16-mixed, ...
-        accumulate: iterations per optimiser step.
+        accumulate: iterations per optimiser step; null for what optimizer.global_batch needs, or 1.
         accelerator: auto, cpu, gpu, ...
         devices: number of devices (of each machine), or auto.
         num_nodes: machines; `torchrun` or SLURM starts the processes there.
@@ -220,7 +168,7 @@ class RunConfig:
 
     seed: int = 0
     precision: str = "32-true"
-    accumulate: int = 1
+    accumulate: int | None = None
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
@@ -246,8 +194,8 @@ class RunConfig:
             "32-true, bf16-mixed or bf16-true beside run.strategy='fsdp'",
         )
         _require(self.seed >= 0, "run.seed", self.seed, "at least 0")
-        _require(self.accumulate > 0, "run.accumulate", self.accumulate, "at least 1")
-        every = self.checkpoint_every
+        every, accumulate = self.checkpoint_every, self.accumulate
+        _require(accumulate is None or accumulate > 0, "run.accumulate", accumulate, "at least 1, or null")
         _require(every is None or every > 0, "run.checkpoint_every", every, "at least 1, or null")
 
 
@@ -362,7 +310,7 @@ def _build(cls: type, values: Mapping[str, Any], name: str) -> Any:
             hint = inner[0]
         if is_dataclass(hint):
             value = _build(typing.cast(type, hint), typing.cast(Mapping[str, Any], value), key)
-        elif typing.get_origin(hint) is tuple and isinstance(value, list):
+        elif isinstance(value, list) and any(typing.get_origin(t) is tuple for t in (hint, *typing.get_args(hint))):
             value = tuple(value)
         elif not _fits(value, hint):
             raise DynaconvError(f"{name}.{key}={value!r}; expected {hint}")
@@ -374,6 +322,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
     kind = origin or hint
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)

@@ -75,6 +75,7 @@ def fit(
     progress_bar: bool = False,
     callbacks: tuple[Callback, ...] = (),
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
+    ready: Callable[[], None] = lambda: None,
 ) -> FitResult:
     """Train a network from its start, at random or from a trained one (``recipe.tune``).
 
@@ -85,6 +86,7 @@ def fit(
         progress_bar: show Lightning's progress bar with loss, accuracy and tau.
         callbacks: further Lightning callbacks.
         before: called with the figures of a trained start, before the first epoch.
+        ready: called when data, network, optimiser and devices are there, and the folder is made.
 
     Raises:
         DynaconvError: if the folder holds a run, or the recipe can not be carried out.
@@ -92,7 +94,7 @@ def fit(
     folder = Path(run_dir)
     if (folder / RESUME_FILE).exists():
         raise DynaconvError(f"{folder} already holds a run; resume it, or choose another folder")
-    return _run(recipe, folder, None, report, progress_bar, callbacks, before)
+    return _run(recipe, folder, None, report, progress_bar, callbacks, before, ready)
 
 
 def resume(
@@ -188,6 +190,7 @@ def _run(
     progress_bar: bool,
     callbacks: tuple[Callback, ...],
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
+    ready: Callable[[], None] = lambda: None,
 ) -> FitResult:
     recipe, images, module, arguments, summary = _begin(recipe, fresh=checkpoint is None)
     model = dynaconv.synchronise_norms(module.model) if recipe.run.sync_batchnorm else module.model
@@ -208,6 +211,7 @@ def _run(
     with quiet_lightning(), seeded(recipe.run.seed):
         trainer = make_trainer(recipe, folder, [*every, *callbacks], progress_bar)
         prepare_folder(recipe, folder)
+        ready()
         if checkpoint is None and summary is not None:
             rank_zero_only(write_text)(folder / START_FILE, json.dumps(summary, indent=1) + "\n")
             before(summary)

@@ -42,9 +42,10 @@ def roles(model: nn.Module, fresh: Collection[str] = ()) -> dict[str, Role]:
 def parameter_groups(
     model: nn.Module, roles: Mapping[str, Role], tune: TuneConfig, config: OptimizerConfig
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser, one a role with and one without weight decay (parameters of one dimension).
+    """Groups for an optimiser, one a role with and one without weight decay.
 
-    Every group has its ``role`` beside ``lr`` and ``weight_decay``.
+    Without are parameters of one dimension, unless the config lets them decay. Every group has its ``role``
+    beside ``lr`` and ``weight_decay``.
     """
     relative: dict[Role, float] = {
         "static": tune.static_lr,
@@ -56,7 +57,8 @@ def parameter_groups(
     groups: dict[tuple[Role, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((roles[name], parameter.dim() > 1 and name not in spared), []).append(parameter)
+            decays = config.decay_norms or (parameter.dim() > 1 and name not in spared)
+            groups.setdefault((roles[name], decays), []).append(parameter)
     return [
         {
             "params": parameters,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,27 +17,10 @@ from dynaconv.training._lightning import LightningModule
 from dynaconv.training.activation_checkpointing import checkpoint_activations
 from dynaconv.training.augment import make_mixer
 from dynaconv.training.config import FULLY_SHARDED, OptimizerConfig, Recipe
+from dynaconv.training.schedule import learning_rate_factor
 from dynaconv.training.sharding import agree_on_buffers, shard
 
 Batch = tuple[Tensor, Tensor]
-
-
-def learning_rate_factor(step: int, total: int, warmup: int, floor: float) -> float:
-    """Learning rate at an optimiser step, relative to its peak: linear warm-up, then a cosine.
-
-    Args:
-        step: optimiser steps done, from 0.
-        total: optimiser steps of the whole run.
-        warmup: optimiser steps of the warm-up, of which the first is already above 0.
-        floor: value at the end.
-
-    >>> [round(learning_rate_factor(s, total=8, warmup=4, floor=0.0), 3) for s in range(9)]
-    [0.25, 0.5, 0.75, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    share = min(1.0, (step - warmup) / max(1, total - warmup))
-    return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
 
 
 def window_factor(iteration: int, iterations: float, accumulate: int) -> float:
@@ -57,7 +41,7 @@ def window_factor(iteration: int, iterations: float, accumulate: int) -> float:
 
 
 def make_optimizer(model: nn.Module | list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """An optimiser of timm's factory; parameters of one dimension have no weight decay.
+    """An optimiser of timm's factory; parameters of one dimension have no weight decay, unless the config says so.
 
     Args:
         model: a network, or groups of parameters with paces and decays of their own.
@@ -69,7 +53,13 @@ def make_optimizer(model: nn.Module | list[dict[str, Any]], config: OptimizerCon
     factory = require("timm.optim", "train")
     try:
         return factory.create_optimizer_v2(
-            model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+            model,
+            opt=config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=not config.decay_norms,
+            **config.options,
         )
     except (AssertionError, TypeError, ValueError) as error:
         known = ", ".join(factory.list_optimizers()[:12])
@@ -132,6 +122,7 @@ class ClassificationModule(LightningModule):
         if self.mixer is None:
             targets, smoothing = labels, self.recipe.augment.label_smoothing
         else:
+            self.mixer.set_epoch(self.current_epoch)
             (images, targets), smoothing = self.mixer(images, labels), 0.0
         images = images.contiguous(memory_format=self.layout)
         logits = self.model(images).float()
@@ -175,21 +166,15 @@ class ClassificationModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate of every optimiser step."""
         optimizer = make_optimizer(self.model, self.recipe.optimizer)
-        total, warmup = self.schedule_steps()
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(step, total, warmup, self.recipe.schedule.min_lr_ratio)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def schedule_steps(self) -> tuple[int, int]:
-        """Optimiser steps of the whole run, and of the warm-up."""
-        schedule = self.recipe.schedule
-        total = schedule.epochs * self._steps_per_epoch()
-        return total, min(total, round(schedule.warmup_epochs * total / schedule.epochs))
+    def learning_rate(self) -> Callable[[int], float]:
+        """From optimiser steps done to the learning rate, relative to its peak."""
+        schedule, per_epoch, lr = self.recipe.schedule, self.steps_per_epoch(), self.recipe.optimizer.lr
+        return lambda step: learning_rate_factor(step, schedule, per_epoch, lr)
 
-    def _steps_per_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch.
 
         Trainer.estimated_stepping_batches would make the loader before a resumed run's place in it is known, and

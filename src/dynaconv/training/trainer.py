@@ -8,6 +8,7 @@ from pathlib import Path
 from dynaconv.errors import DynaconvError
 from dynaconv.training._lightning import Callback, ModelParallelStrategy, Strategy, TensorBoardLogger, Trainer
 from dynaconv.training.config import FULLY_SHARDED, Recipe
+from dynaconv.training.schedule import accumulation
 
 
 def make_trainer(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], progress_bar: bool) -> Trainer:
@@ -20,18 +21,17 @@ def make_trainer(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], pr
         progress_bar: show Lightning's.
 
     Raises:
-        DynaconvError: if Lightning refuses what is asked for.
+        DynaconvError: if Lightning refuses what is asked for, or the devices can not make the recipe's global batch.
     """
     run = recipe.run
     try:
-        return Trainer(
+        trainer = Trainer(
             max_epochs=recipe.schedule.epochs,
             accelerator=run.accelerator,
             devices=run.devices,
             num_nodes=run.num_nodes,
             strategy=_strategy(run.strategy),
             precision=run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
-            accumulate_grad_batches=run.accumulate,
             gradient_clip_val=recipe.optimizer.clip_norm,
             callbacks=list(callbacks),
             logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False),
@@ -43,7 +43,16 @@ def make_trainer(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], pr
             use_distributed_sampler=False,
         )
     except Exception as error:  # Lightning's MisconfigurationException is nothing more special
-        raise DynaconvError(f"Lightning's Trainer refuses run={run}: {error}") from error
+        hint = "" if run.accelerator in ("auto", "cpu") else "; run.accelerator=auto takes what there is"
+        raise DynaconvError(
+            f"Lightning's Trainer refuses run.accelerator={run.accelerator!r} with run.devices={run.devices!r}, "
+            f"run.strategy={run.strategy!r} and run.precision={run.precision!r}: {error}{hint}"
+        ) from error
+    processes = trainer.num_devices * trainer.num_nodes
+    trainer.accumulate_grad_batches = accumulation(
+        recipe.optimizer, recipe.loader.batch_size, run.accumulate, processes
+    )
+    return trainer
 
 
 def _strategy(name: str) -> str | Strategy:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynaconv.training.config import Recipe
 from dynaconv.training.groups import parameter_groups
-from dynaconv.training.module import ClassificationModule, learning_rate_factor, make_optimizer
+from dynaconv.training.module import ClassificationModule, make_optimizer
 from dynaconv.training.tuning import TunedStart
 
 
@@ -62,13 +62,12 @@ class TuningModule(ClassificationModule):
         """A pace for every role; what was trained stands still for ``tune.freeze_epochs``."""
         groups = parameter_groups(self.model, self.roles, self.tune, self.recipe.optimizer)
         optimizer = make_optimizer(groups, self.recipe.optimizer)
-        total, warmup = self.schedule_steps()
-        frozen = round(self.tune.freeze_epochs * total / self.recipe.schedule.epochs)
-        floor = self.recipe.schedule.min_lr_ratio
+        factor = self.learning_rate()
+        frozen = round(self.tune.freeze_epochs * self.steps_per_epoch())
 
         def pace(role: str) -> Any:
             waits = frozen if role == "static" else 0
-            return lambda step: 0.0 if step < waits else learning_rate_factor(step, total, warmup, floor)
+            return lambda step: 0.0 if step < waits else factor(step)
 
         factors = [pace(group["role"]) for group in optimizer.param_groups]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)

@@ -1,0 +1,108 @@
+"""Learning rate and temperature over the epochs of a run: as points, as a small chart of characters, as a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+import dynaconv
+from dynaconv.errors import require
+from dynaconv.training.config import Recipe
+from dynaconv.training.schedule import learning_rate_factor
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+PLAIN = " .:-=+*%#"
+"""The same for terminals that know no blocks."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run's settings move.
+
+    Args:
+        epochs: of every point: epochs done.
+        learning_rate: at every point.
+        temperature: at every point; None for a network that has none.
+    """
+
+    epochs: tuple[float, ...]
+    learning_rate: tuple[float, ...]
+    temperature: tuple[float, ...] | None
+
+
+def course_of(recipe: Recipe, model: nn.Module, steps_per_epoch: int, points: int) -> Course:
+    """Learning rate and temperature at even distances from the first step to the last.
+
+    Args:
+        recipe: optimiser and schedule.
+        model: its network, whose layers know how temperature falls; left as it is.
+        steps_per_epoch: optimiser steps of an epoch.
+        points: how many; no more than there are optimiser steps.
+    """
+    schedule, peak = recipe.schedule, recipe.optimizer.lr
+    total = schedule.epochs * steps_per_epoch
+    count = max(2, min(points, total))
+    steps = sorted({round(i * (total - 1) / (count - 1)) for i in range(count)})
+    length = schedule.temperature_length * steps_per_epoch
+    shares = [1.0 if length <= step else step / length for step in steps]
+    heats = [dynaconv.temperature_at(model, share) for share in shares]
+    found = tuple(heat for heat in heats if heat is not None)
+    return Course(
+        epochs=tuple(step / steps_per_epoch for step in steps),
+        learning_rate=tuple(peak * learning_rate_factor(step, schedule, steps_per_epoch, peak) for step in steps),
+        temperature=found if len(found) == len(heats) else None,
+    )
+
+
+def chart(values: Sequence[float], height: int = 5, blocks: str = BLOCKS) -> list[str]:
+    """Bars from 0 to the largest value, one column a value, top line first.
+
+    Args:
+        values: at least 0.
+        height: lines.
+        blocks: characters from empty to full.
+
+    Example:
+        >>> print(*chart([0, 1, 2, 4], height=2, blocks=PLAIN), sep="|")
+           #| =##
+    """
+    top, levels = max(values) or 1.0, len(blocks) - 1
+    filled = [round(value / top * height * levels) for value in values]
+    lines = []
+    for line in reversed(range(height)):
+        lines.append("".join(blocks[max(0, min(levels, full - line * levels))] for full in filled))
+    return lines
+
+
+def save_course(course: Course, title: str, path: Path) -> Path:
+    """Draw learning rate and temperature over epochs.
+
+    Args:
+        course: what to draw.
+        title: above the picture.
+        path: the PNG; its folder is made.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    require("matplotlib", "train")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = {"learning rate": course.learning_rate, "temperature": course.temperature}
+    shown = {name: values for name, values in panels.items() if values is not None}
+    figure = Figure(figsize=(5 * len(shown), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    for axes, (name, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        axes.plot(course.epochs, values)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path
