@@ -93,3 +93,8 @@ def test_the_committed_study_is_the_one_in_the_docs(file):
 def test_links_of_the_docs(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).is_file(), target
+
+
+def test_the_page_of_recipes_holds_the_table_that_the_command_writes(capsys):
+    assert main(["recipes", "--markdown"]) == 0
+    assert capsys.readouterr().out in (ROOT / "docs" / "recipes.md").read_text()
