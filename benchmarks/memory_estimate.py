@@ -1,6 +1,6 @@
 """How true a dry run's memory is: its estimate beside the peak of real training steps, each in a process of its own.
 
-    python benchmarks/memory_estimate.py kw1x_resnet18 kw1x_mobilenetv2_100 --batch-size 16
+python benchmarks/memory_estimate.py kw1x_resnet18 kw1x_mobilenetv2_100 --batch-size 16
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run by `torchrun` with two processes: the same recipe with DDP, with FSDP, and with FSDP in two parts."""
+"""Run in two processes: the same recipe with DDP, with FSDP, and with FSDP in two parts."""
 
 from __future__ import annotations
 

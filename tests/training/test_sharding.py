@@ -1,10 +1,7 @@
-"""FSDP2 over two processes on the CPU: what DDP computes, resumable, and saved whole."""
+"""FSDP2 over two processes, as SLURM starts them, on the CPU: what DDP computes, resumable, and saved whole."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,28 +13,16 @@ from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError
 from dynaconv.training import EmaConfig, RunConfig, TuneConfig, fit
 from dynaconv.training.sharding import block_names
+from tests.distributed.processes import as_slurm, run_together
 from tests.training.test_resume import same
 from tests.training.tiny import CHANNELS, tiny_recipe
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("sharded")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*command, "-m", "tests.training.sharded_runs", str(out)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("interrupted") == 2
+    texts = run_together([("-m", "tests.training.sharded_runs", out)] * 2, settings=as_slurm(2))
+    assert all("interrupted" in text for text in texts)
     return out
 
 
