@@ -19,6 +19,7 @@ LAYERS = {
     "errors": 0,
     "_version": 0,
     "config": 0,
+    "files": 0,
     "ops": 1,
     "planning": 1,
     "nn": 2,
@@ -33,7 +34,7 @@ LAYERS = {
     "integrations": 5,
     "cli": 6,
 }
-SIBLINGS = {("config", "errors")}
+SIBLINGS = {("config", "errors"), ("files", "errors")}
 OPTIONAL = {
     "timm",
     "torchvision",

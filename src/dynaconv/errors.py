@@ -30,6 +30,14 @@ class CheckpointError(DynaconvError):
     """A checkpoint does not fit the network, or is none."""
 
 
+class StorageError(DynaconvError, OSError):
+    """A file can not be written: no room, no permission, no folder."""
+
+
+class RunWarning(UserWarning):
+    """Something happened to a training run that it survives."""
+
+
 class UnknownModelError(DynaconvError):
     """A model name that is neither a preset nor a backbone."""
 

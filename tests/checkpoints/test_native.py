@@ -10,7 +10,7 @@ from torch import nn
 
 import dynaconv
 from dynaconv.checkpoints.native import load_checkpoint, read_recipe, save_checkpoint
-from dynaconv.errors import CheckpointError, LostWarehouseError
+from dynaconv.errors import CheckpointError, DynaconvError, LostWarehouseError, RunWarning, StorageError
 
 MODEL = {
     "name": "resnet18",
@@ -42,13 +42,14 @@ def saved(tmp_path):
     return tmp_path, model
 
 
-def rewrite(folder, change) -> None:
-    """Change the tensors of a checkpoint, and keep its identifier."""
+def rewrite(folder, change=lambda tensors: None, **fields) -> None:
+    """Make a save of before format 3, whose weights hold an identifier alone, with other tensors and fields."""
     path = folder / "net.safetensors"
     tensors = load_file(path)
     change(tensors)
-    identifier = json.loads((folder / "net.json").read_text())["id"]
-    save_file(tensors, path, metadata={"id": identifier})
+    description = json.loads((folder / "net.json").read_text()) | {"format": 2} | fields
+    (folder / "net.json").write_text(json.dumps(description))
+    save_file(tensors, path, metadata={"id": description["id"]})
 
 
 @pytest.mark.parametrize("suffix", ["", ".safetensors", ".json"])
@@ -90,8 +91,8 @@ def test_a_failed_save_keeps_the_old_checkpoint(saved, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("dynaconv.checkpoints.native.save_file", fail)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr("dynaconv.checkpoints.tensors.save_file", fail)
+    with pytest.raises(StorageError, match=r"net.safetensors can not be written: no space left; what was saved before"):
         save_checkpoint(folder / "net", model, RECIPE, {"epoch": 9})
     assert sorted(path.name for path in folder.iterdir()) == ["net.json", "net.safetensors"]
     assert load_checkpoint(folder / "net")[1]["epoch"] == 4
@@ -122,7 +123,15 @@ def test_missing_file(tmp_path):
         load_checkpoint(tmp_path / "best")
 
 
+def test_the_weights_alone_are_the_checkpoint(saved):
+    (saved[0] / "net.json").unlink()
+    loaded, recipe = load_checkpoint(saved[0] / "net")
+    assert recipe["epoch"] == 4
+    assert torch.equal(loaded.conv1.weight, saved[1].conv1.weight)
+
+
 def test_one_file_missing(saved):
+    rewrite(saved[0])
     (saved[0] / "net.json").unlink()
     with pytest.raises(CheckpointError, match=r"checkpoint at .*: net.json not found"):
         load_checkpoint(saved[0] / "net")
@@ -149,13 +158,38 @@ def test_many_problems_are_counted(saved):
         load_checkpoint(saved[0] / "net")
 
 
-def test_files_of_two_saves(saved):
+def test_a_save_that_was_torn_is_the_new_one(saved):
     folder, model = saved
     old = (folder / "net.json").read_text()
-    save_checkpoint(folder / "net", model, RECIPE)
+    save_checkpoint(folder / "net", model, RECIPE, {"epoch": 5})
     (folder / "net.json").write_text(old)
+    with pytest.warns(RunWarning, match=r"net.json is of another save than net.safetensors, whose own description is"):
+        assert load_checkpoint(folder / "net")[1]["epoch"] == 5
+
+
+def test_files_of_two_old_saves(saved):
+    folder, _ = saved
+    rewrite(folder)
+    (folder / "net.json").write_text(json.dumps(json.loads((folder / "net.json").read_text()) | {"id": "another"}))
     with pytest.raises(CheckpointError, match="of two different saves"):
         load_checkpoint(folder / "net")
+
+
+def test_a_description_that_was_changed(saved):
+    path = saved[0] / "net.json"
+    path.write_text(path.read_text().replace('"a"', '"cat"'))
+    with pytest.raises(CheckpointError, match=r"net.json was changed after it was saved \(classes differ from net.safe"):
+        read_recipe(saved[0] / "net")
+
+
+def test_weights_that_were_changed(saved):
+    path = saved[0] / "net.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for read in (load_checkpoint, lambda p: dynaconv.load_weights(make(), f"{p}.safetensors")):
+        with pytest.raises(CheckpointError, match="is damaged: its checksum is not that of its content"):
+            read(saved[0] / "net")
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps({"a": 1})])
@@ -170,33 +204,75 @@ def test_no_safetensors(saved, content):
     [
         ("{", "is damaged"),
         ("[]", "format 'list'"),
-        ('{"format": 99}', "has format 99; this version of dynaconv reads 1 to 2"),
+        ('{"format": 99}', "has format 99; this version of dynaconv reads 1 to 3"),
         ('{"format": 1, "id": "x"}', "does not say which model"),
+        ("[" * 10**6, "is damaged: maximum recursion"),
+        ('{"format": 1, "model": {"name": "resnet18", "config": 3}}', "model.config=3; expected a mapping"),
+        ('{"format": 1, "model": {"name": "resnet18"}, "aliases": {"a": []}}', "expected names of tensors"),
     ],
 )
 def test_bad_description(saved, text, message):
     (saved[0] / "net.json").write_text(text)
+    with pytest.warns(RunWarning, match=f"{message}.*; the description in net.safetensors is used"):
+        assert read_recipe(saved[0] / "net")["epoch"] == 4
+    rewrite_alone(saved[0])
     with pytest.raises(CheckpointError, match=message):
         read_recipe(saved[0] / "net")
+
+
+def rewrite_alone(folder) -> None:
+    save_file(load_file(folder / "net.safetensors"), folder / "net.safetensors", metadata={"id": "x"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../../etc/passwd"}, "neither a preset"),
+        ({"name": "hf-hub:somebody/model"}, "neither a preset"),
+        ({"name": "local-dir:/tmp"}, "neither a preset"),
+        ({"pretrained": True}, r"asks for a model with \['pretrained'\]"),
+        ({"backbone_kwargs": {"num_classes": 3}}, r"asks for a model with \['num_classes'\]"),
+        ({"backbone_kwargs": {"layers": "x"}}, "does not take these arguments"),
+        ({"num_classes": -3}, "do not fit"),
+        ({"num_classes": 10**15}, "no network that can be built"),
+        ({"config": {"method": ["odconv"]}}, "method"),
+    ],
+)
+def test_descriptions_that_ask_for_what_they_must_not(saved, change, message):
+    rewrite(saved[0], model=MODEL | change)
+    with pytest.raises(DynaconvError, match=message):
+        load_checkpoint(saved[0] / "net")
+
+
+def test_weights_come_from_the_checkpoint_alone(saved, monkeypatch):
+    """A network that began with published weights, or says so, is loaded without fetching any."""
+    import timm
+
+    asked = []
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: asked.append(given) or create(name, **given))
+    elsewhere = {"pretrained": True, "checkpoint_path": "/etc/passwd", "pretrained_cfg": {"file": "/etc/passwd"}}
+    rewrite(saved[0], model=MODEL | {"backbone_kwargs": MODEL["backbone_kwargs"] | elsewhere})
+    load_checkpoint(saved[0] / "net")
+    assert asked == [{"pretrained": False, "num_classes": 3, "in_chans": 1, "channels": [16, 16, 16, 16]}]
 
 
 def test_a_save_before_the_normaliser_keeps_its_function(saved):
     """Format 1 knew the authors' normaliser alone and did not name it."""
     folder, model = saved
-    description = json.loads((folder / "net.json").read_text())
-    (folder / "net.json").write_text(json.dumps(description | {"format": 1}))
+    new = load_checkpoint(folder / "net")[0]
+    rewrite(folder, format=1)
     old, recipe = load_checkpoint(folder / "net")
     assert recipe["model"]["config"]["normaliser"] == "paper"
-    new = load_checkpoint_as(folder, description)
     x = torch.randn(2, 1, 32, 32)
     assert not torch.equal(old(x), new(x))
     torch.testing.assert_close(new(x), model.eval()(x))
     assert all(layer.config.normaliser == "paper" for layer in dynaconv.dynamic_layers(old))
 
 
-def load_checkpoint_as(folder, description) -> nn.Module:
-    (folder / "net.json").write_text(json.dumps(description))
-    return load_checkpoint(folder / "net")[0]
+def test_saves_of_format_2_load(saved):
+    rewrite(saved[0])
+    assert torch.equal(load_checkpoint(saved[0] / "net")[0].conv1.weight, saved[1].conv1.weight)
 
 
 def test_recipe_is_checked(tmp_path):

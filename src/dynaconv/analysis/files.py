@@ -6,14 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dynaconv.analysis.environment import utc_now
+from dynaconv.files import write_text
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one move; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    temporary.replace(path)
+__all__ = ["free_stem", "timed_stem", "write_text"]
 
 
 def timed_stem(folder: Path, prefix: str, kinds: Iterable[str]) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from dynaconv.checkpoints.tensors import read_tensors
 from dynaconv.errors import CheckpointError
 
 STATE_KEYS = ("model", "state_dict", "model_state_dict", "state_dict_ema", "model_ema", "ema", "params_ema", "params")
@@ -33,10 +32,7 @@ def read_state_dict(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file at '{path}'")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path), None
-        except SafetensorError as error:
-            raise CheckpointError(f"'{path}' is damaged or no safetensors file: {error}") from error
+        return read_tensors(path)[0], None
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their flags beside
             content = torch.load(path, map_location="cpu", weights_only=True)

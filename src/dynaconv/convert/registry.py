@@ -83,10 +83,12 @@ def config_from_dict(values: Mapping[str, Any]) -> MethodConfig:
     """Make the config that a dictionary describes; its ``method`` names the class, KernelWarehouse's if it does not.
 
     Raises:
-        DynaconvError: if the method or a field is unknown.
+        DynaconvError: if it is no mapping, or the method or a field is unknown.
     """
+    if not isinstance(values, Mapping):
+        raise DynaconvError(f"a method is a {type(values).__name__}, {values!r}; expected a mapping of its fields")
     known = config_types()
     method = values.get("method", "kernel_warehouse")
-    if method not in known:
+    if not isinstance(method, str) or method not in known:
         raise DynaconvError(f"method={method!r} is not known; expected one of {sorted(known)}")
     return known[method].from_dict(values)

@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 import dynaconv
-from dynaconv.checkpoints.native import base_path, load_checkpoint
+from dynaconv.checkpoints.description import is_checkpoint
+from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.checkpoints.reading import read_state_dict
 from dynaconv.checkpoints.weights import load_weights
 from dynaconv.convert import draft_plan, recalibrate_norms
@@ -76,7 +77,7 @@ def open_source_network(recipe: Recipe) -> Source:
     tune = recipe.tune
     assert tune is not None  # the caller's branch
     path = Path(tune.source).expanduser()
-    if Path(f"{base_path(path)}.json").is_file():
+    if is_checkpoint(path):
         model, description = load_checkpoint(path)
         return Source(model, dict(description["model"]), description, tuple(description["classes"]))
     channels = recipe.loader.in_chans or 3
