@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             sync(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             sync(path.parent)
     finally:
         with suppress(OSError):
@@ -96,6 +96,6 @@ def explained(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(
-            f"{path} can not be written: {error.strerror or error}; what was saved before stays as it is. Look for room "
-            f"and permission in {path.parent}"
+            f"{path} can not be written: {error.strerror or error}; what was saved before stays as it is. Look for "
+            f"room and permission in {path.parent}"
         ) from error

@@ -178,7 +178,9 @@ def test_files_of_two_old_saves(saved):
 def test_a_description_that_was_changed(saved):
     path = saved[0] / "net.json"
     path.write_text(path.read_text().replace('"a"', '"cat"'))
-    with pytest.raises(CheckpointError, match=r"net.json was changed after it was saved \(classes differ from net.safe"):
+    with pytest.raises(
+        CheckpointError, match=r"net.json was changed after it was saved \(classes differ from net.safe"
+    ):
         read_recipe(saved[0] / "net")
 
 

@@ -64,19 +64,24 @@ def test_train_from_a_file_and_resume(run, tmp_path, capsys):
     again = yaml.safe_load((tmp_path / "a" / "b" / "config.yaml").read_text())
     assert again == yaml.safe_load((run / "config.yaml").read_text())
     recipe = {**again, "schedule": {**again["schedule"], "epochs": 2}}
-    (tmp_path / "a" / "b" / "config.yaml").write_text(yaml.safe_dump(recipe))
+    config = tmp_path / "a" / "b" / "config.yaml"
+    config.write_text(yaml.safe_dump(recipe))
     capsys.readouterr()
-    assert main(["train", "--resume", str(tmp_path / "a" / "b")]) == 0
-    text = capsys.readouterr().out
-    assert "epoch 2/2" in text
-    assert "epoch 1/2" not in text
-    assert "finished already" not in text
-    assert main(["train", "--resume", str(tmp_path / "a" / "b")]) == 0
+    assert main(["train", "--resume", str(config.parent)]) == 0
+    said = capsys.readouterr()
+    assert "epoch 2/2" in said.out
+    assert "epoch 1/2" not in said.out
+    assert "finished already" not in said.out
+    assert "note: schedule.epochs is 1 there and 2 now: from here on" in said.err
+    assert main(["train", "--resume", str(config.parent)]) == 0
     text = capsys.readouterr().out
     assert "had finished already, with 2 of 2 epochs; nothing was trained" in text
     assert "best validation accuracy" in text
-    assert main(["train", "--resume", str(tmp_path / "a" / "b"), "--dry-run"]) == 2
+    assert main(["train", "--resume", str(config.parent), "--dry-run"]) == 2
     assert "drop --recipe and --dry-run" in capsys.readouterr().err
+    config.write_text(config.read_text().replace("budget: 0.5", "budget: 1.0").replace("lr: 0.001", "lr: 0.01"))
+    assert main(["train", "--resume", str(config.parent)]) == 2
+    assert "than its config.yaml: optimizer.lr is 0.001 there and 0.01 now. Put the old" in capsys.readouterr().err
 
 
 def test_train_refuses_a_folder_with_a_run(run, capsys):

@@ -107,7 +107,7 @@ def build(recipe: Mapping[str, Any], source: str | Path) -> nn.Module:
     # The package's front, looked up at call time: networks are made in a room beside this one.
     create_model = importlib.import_module("dynaconv").create_model
     arguments = dict(recipe["model"])
-    backbone = {key: value for key, value in (arguments.pop("backbone_kwargs", None) or {}).items()}
+    backbone = dict(arguments.pop("backbone_kwargs", None) or {})
     if odd := sorted((set(arguments) - ARGUMENTS) | (set(backbone) & (ARGUMENTS - {"backbone_kwargs"}))):
         raise CheckpointError(f"{source} asks for a model with {odd}; expected only {sorted(ARGUMENTS)}")
     config = arguments.pop("config", None)

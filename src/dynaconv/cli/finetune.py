@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,8 @@ from dynaconv.cli.options import (
     quiet_logs,
     short_help,
 )
-from dynaconv.cli.train import NAMES, RUNS, add_recipe_flags
+from dynaconv.cli.running import NAMES, resumable, run_folder
+from dynaconv.cli.train import add_recipe_flags
 from dynaconv.training.config import AugmentConfig, OptimizerConfig, Recipe, ScheduleConfig, TuneConfig
 
 DESCRIPTION = """Start from a trained network: convert it without changing what it computes, and fine-tune it.
@@ -61,11 +61,11 @@ def parser() -> Any:
 def run(arguments: Sequence[str]) -> None:
     """Fine-tune, and say what each step did."""
     values = parser().parse_args(expand_method(expand_short(arguments, NAMES))).as_dict()
-    source, out, name, run_id = (values.pop(key) for key in ("source", "out", "name", "run_id"))
+    source, out, name, run_id, auto = (values.pop(key) for key in ("source", "out", "name", "run_id", "auto_resume"))
     values.pop("config")
     values.pop("__default_config__", None)
     from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.fitting import fit
+    from dynaconv.training.fitting import fit, fit_or_resume
 
     say = rank_zero_only(print)
     quiet_logs()
@@ -73,17 +73,16 @@ def run(arguments: Sequence[str]) -> None:
     method = "as it is" if recipe.method is None else recipe.method.get("method", "kernel_warehouse")
     given = Path(source)
     usual = given.parent.parent.name if given.stem in ("best", "last") else given.stem
-    folder = (
-        Path(out or RUNS) / (name or f"{usual or recipe.model}-finetuned") / (run_id or time.strftime("%Y%m%d-%H%M%S"))
-    )
+    folder = run_folder(out, name or f"{usual or recipe.model}-finetuned", run_id, auto)
     say(f"fine-tuning {source} ({method}) on {recipe.data}; everything goes to {folder}", flush=True)
-    result = fit(
-        recipe,
-        folder,
-        report=epoch_line(recipe.schedule.epochs),
-        progress_bar=on_terminal(),
-        before=lambda summary: say(start_lines(summary), flush=True),
-    )
+    with resumable(folder, say):
+        result = (fit_or_resume if auto else fit)(
+            recipe,
+            folder,
+            report=epoch_line(recipe.schedule.epochs),
+            progress_bar=on_terminal(),
+            before=lambda summary: say(start_lines(summary), flush=True),
+        )
     say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
     say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
     command = command_name()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynaconv._version import __version__
-from dynaconv.errors import DynaconvError, PlanWarning
+from dynaconv.errors import DynaconvError, PlanWarning, RunWarning
 
 COMMANDS = {
     "demo": "train a static and two dynamic networks in minutes, and compare",
@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 2 after an error of the user's, 130 after an interruption.
+
+    Raises:
+        SystemExit: with 143, from a run that a signal told to stop, when it is saved.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--version"]:
@@ -96,8 +99,8 @@ _PLAIN_FORMAT = warnings.formatwarning
 
 
 def _as_note(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
-    """A plan's warnings are for the user, who is not served by the line of the library that gave them."""
-    if issubclass(category, PlanWarning):
+    """Warnings of plans and runs are for the user, who is not served by the line of the library that gave them."""
+    if issubclass(category, PlanWarning | RunWarning):
         first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
         return f"note: {message}\n" if first else ""  # a run on several devices is several processes
     return _PLAIN_FORMAT(message, category, *place, **line)

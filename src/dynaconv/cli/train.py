@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from dynaconv.cli.options import (
-    SHORT,
     command_name,
     epoch_line,
     expand_method,
@@ -24,6 +21,7 @@ from dynaconv.cli.options import (
     short_help,
     take_recipe,
 )
+from dynaconv.cli.running import NAMES, add_folder_flags, resumable, run_folder
 from dynaconv.errors import DynaconvError
 from dynaconv.training.config import (
     AugmentConfig,
@@ -52,6 +50,7 @@ dynaconv train --recipe kw1x_resnet18 --dry-run                                 
 dynaconv train --model resnet18 --data digits --backbone.drop_path_rate 0.1 --ema.decay 0.999
 dynaconv train --config runs/NAME/TIME/config.yaml --seed 1
 dynaconv train --resume runs/NAME/TIME
+dynaconv train --model kw1x_resnet18 --data folder:/data/imagenet --run-id 1 --auto-resume
 dynaconv train --model kw1x_resnet18 --print_config
 """
 
@@ -63,10 +62,6 @@ GROUPS = {
     "ema": EmaConfig,
     "run": RunConfig,
 }
-
-
-RUNS = "runs"
-NAMES = {**SHORT, "--run-id": "--run_id"}
 
 
 def parser() -> Any:
@@ -113,11 +108,7 @@ def add_recipe_flags(flags: Any, usual: Recipe, model_help: str) -> None:
     )
     for name, group in GROUPS.items():
         flags.add_class_arguments(group, name, default=asdict(getattr(usual, name)))
-    flags.add_argument("--out", type=str | None, default=None, help=f"folder of all runs, {RUNS} if not given")
-    flags.add_argument("--name", type=str | None, default=None, help="name of the run, the model's if not given")
-    flags.add_argument(
-        "--run_id", type=str | None, default=None, help="name of the run's own folder, the time if not given"
-    )
+    add_folder_flags(flags)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -131,7 +122,8 @@ def run(arguments: Sequence[str]) -> None:
         before = ["--config", json.dumps(fields)]
     given = bare_dry_run([*before, *arguments])
     values = parser().parse_args(expand_method(expand_short(given, NAMES))).as_dict()
-    out, name, run_id, folder, only_say = (values.pop(key) for key in ("out", "name", "run_id", "resume", "dry_run"))
+    out, name, run_id, auto = (values.pop(key) for key in ("out", "name", "run_id", "auto_resume"))
+    folder, only_say = (values.pop(key) for key in ("resume", "dry_run"))
     for key in ("config", "recipe", "__default_config__"):
         values.pop(key, None)
     if folder is not None:
@@ -148,7 +140,7 @@ def run(arguments: Sequence[str]) -> None:
             f"recipe {paper.name} is for {paper.dataset.title}: say where it lies, as --data folder:/path/to/imagenet, "
             "or give other data; --dry-run needs none"
         )
-    _fit(recipe, Path(out or RUNS) / (name or recipe.model) / (run_id or time.strftime("%Y%m%d-%H%M%S")))
+    _fit(recipe, run_folder(out, name or recipe.model, run_id, auto), auto)
 
 
 def bare_dry_run(arguments: Sequence[str]) -> list[str]:
@@ -161,18 +153,18 @@ def bare_dry_run(arguments: Sequence[str]) -> list[str]:
     return given
 
 
-def _fit(recipe: Recipe, folder: Path) -> None:
+def _fit(recipe: Recipe, folder: Path, auto: bool) -> None:
     from dynaconv.models import list_models
     from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.fitting import fit
+    from dynaconv.training.fitting import fit, fit_or_resume
 
     say = rank_zero_only(print)  # a run on several devices is several processes
     quiet_logs()
     static = " (static: no --method given)" if recipe.method is None and recipe.model not in list_models() else ""
     beginning = f"training {recipe.model}{static} on {recipe.data}; everything goes to {folder}"
-    with _saying_how_to_resume(folder):
-        report = epoch_line(recipe.schedule.epochs)
-        _end(fit(recipe, folder, report=report, progress_bar=on_terminal(), ready=lambda: say(beginning, flush=True)))
+    with resumable(folder, say):
+        train, report = fit_or_resume if auto else fit, epoch_line(recipe.schedule.epochs)
+        _end(train(recipe, folder, report=report, progress_bar=on_terminal(), ready=lambda: say(beginning, flush=True)))
 
 
 def _resume(folder: Path) -> None:
@@ -190,7 +182,7 @@ def _resume(folder: Path) -> None:
         trained.append(row)
         show(row)
 
-    with _saying_how_to_resume(folder):
+    with resumable(folder, rank_zero_only(print)):
         result = resume(folder, report=report, progress_bar=on_terminal())
     if not trained:
         rank_zero_only(print)(
@@ -207,23 +199,6 @@ def _end(result: Any) -> None:
     say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
     say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
     say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")
-
-
-@contextmanager
-def _saying_how_to_resume(folder: Path) -> Iterator[None]:
-    """After Ctrl-C, say how to go on."""
-    from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.saving import RESUME_FILE
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        say = rank_zero_only(print)
-        if (folder / RESUME_FILE).is_file():
-            say(f"\nto continue: {command_name()} train --resume {folder}")
-        else:
-            say("\nnothing to resume yet: the first checkpoint comes after an epoch, or --run.checkpoint_every steps")
-        raise
 
 
 def _dry_run(recipe: Recipe, paper: Any, short: bool, out: Path | None) -> None:

@@ -8,11 +8,14 @@ from dynaconv.errors import require
 
 require("lightning.pytorch", "train")
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # noqa: E402
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer  # noqa: E402
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar  # noqa: E402
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
+from lightning.pytorch.plugins import TorchCheckpointIO  # noqa: E402
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy  # noqa: E402
 from lightning.pytorch.utilities import rank_zero_only  # noqa: E402
+from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: E402
 
 __all__ = [
     "Callback",
@@ -21,8 +24,11 @@ __all__ = [
     "LightningModule",
     "ModelParallelStrategy",
     "RichProgressBar",
+    "SIGTERMException",
+    "SLURMEnvironment",
     "Strategy",
     "TensorBoardLogger",
+    "TorchCheckpointIO",
     "Trainer",
     "quiet_lightning",
     "rank_zero_only",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.errors import require
+from dynaconv.files import replacing
 
 PANELS = (
     ("train_loss", "training loss"),
@@ -45,7 +46,6 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pat
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(fontsize=8)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    return Path(path)

@@ -16,9 +16,12 @@ from torch import nn
 import dynaconv
 from dynaconv.analysis.files import write_text
 from dynaconv.errors import DynaconvError
+from dynaconv.files import clean_temporaries
 from dynaconv.training._lightning import (
     Callback,
     RichProgressBar,
+    SIGTERMException,
+    Trainer,
     quiet_lightning,
     rank_zero_only,
 )
@@ -27,13 +30,16 @@ from dynaconv.training.config import Recipe
 from dynaconv.training.curves import save_curves
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.ema import EmaCallback
+from dynaconv.training.guarding import RunGuard, stopped
 from dynaconv.training.history import History, Row
 from dynaconv.training.module import ClassificationModule, make_optimizer
+from dynaconv.training.resuming import Checkpointed, check_iteration, check_recipe, find_checkpoint, recipe_differences
 from dynaconv.training.sampling import seeded
-from dynaconv.training.saving import RESUME_FILE, RunCheckpoint
+from dynaconv.training.saving import RESUME_FILE, RunCheckpoint, holds_run
 from dynaconv.training.trainer import make_trainer
 from dynaconv.training.tuning import open_source_network, prepare_as, settle, start_from
 from dynaconv.training.tuning_module import TuningModule
+from dynaconv.training.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"
 START_FILE = "start.json"
@@ -89,11 +95,14 @@ def fit(
         ready: called when data, network, optimiser and devices are there, and the folder is made.
 
     Raises:
-        DynaconvError: if the folder holds a run, or the recipe can not be carried out.
+        DynaconvError: if the folder holds a run, the recipe can not be carried out, a loss is not finite, or a file
+            can not be written.
+        RunStopped: after SIGTERM or SIGUSR1; the run is saved, and `resume` continues it.
     """
     folder = Path(run_dir)
-    if (folder / RESUME_FILE).exists():
+    if holds_run(folder):
         raise DynaconvError(f"{folder} already holds a run; resume it, or choose another folder")
+    rank_zero_only(clean_temporaries)(folder)
     return _run(recipe, folder, None, report, progress_bar, callbacks, before, ready)
 
 
@@ -106,18 +115,58 @@ def resume(
 ) -> FitResult:
     """Continue a run exactly where its last checkpoint was written; a finished run is returned as it is.
 
+    Where the last checkpoint is damaged, the one before it is taken, and a warning says so.
+
     Raises:
-        DynaconvError: if the folder holds no run that can be resumed.
+        DynaconvError: if the folder holds no run that can be resumed, or its config.yaml is another than the run's.
+        RunStopped: as :func:`fit`.
     """
     folder = Path(run_dir)
-    missing = [name for name in (CONFIG_FILE, RESUME_FILE) if not (folder / name).is_file()]
+    if folder.is_file():
+        raise DynaconvError(f"{folder} is a file; expected the folder of a run, such as {folder.parent}")
+    missing = [] if (folder / CONFIG_FILE).is_file() else [CONFIG_FILE]
+    missing += [] if holds_run(folder) else [RESUME_FILE]
     if missing:
         raise DynaconvError(
             f"{folder} has no {' and no '.join(missing)}, so there is nothing to resume; expected the folder of a run, "
             "such as runs/<name>/<time>"
         )
     recipe = load_recipe(folder / CONFIG_FILE)
-    return _run(recipe, folder, folder / RESUME_FILE, report, progress_bar, callbacks)
+    found = find_checkpoint(folder)
+    check_recipe(found, recipe, folder)
+    return _run(recipe, folder, found, report, progress_bar, callbacks)
+
+
+def fit_or_resume(
+    recipe: Recipe,
+    run_dir: str | Path,
+    *,
+    report: Callable[[Row], None] | None = None,
+    progress_bar: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+    before: Callable[[dict[str, Any]], None] = lambda summary: None,
+    ready: Callable[[], None] = lambda: None,
+) -> FitResult:
+    """Start a run, or go on with it if its folder holds it: the same call again and again, until it is done.
+
+    Arguments and errors are those of :func:`fit`.
+
+    Raises:
+        DynaconvError: if the folder holds a run of another recipe; it names the fields that differ.
+    """
+    folder = Path(run_dir)
+    if not holds_run(folder):
+        options: dict[str, Any] = {"report": report, "progress_bar": progress_bar, "callbacks": callbacks}
+        return fit(recipe, folder, before=before, ready=ready, **options)
+    there = load_recipe(folder / CONFIG_FILE)
+    asked = recipe if recipe.tune is None else settle(recipe, open_source_network(recipe))
+    if different := recipe_differences(there, replace(asked, data=findable(asked.data))):
+        raise DynaconvError(
+            f"{folder} holds a run of another recipe: {different}. Use the same values to go on there, or another "
+            "folder"
+        )
+    ready()
+    return resume(folder, report=report, progress_bar=progress_bar, callbacks=callbacks)
 
 
 def findable(data: str) -> str:
@@ -161,47 +210,43 @@ def load_recipe(path: str | Path) -> Recipe:
     Raises:
         DynaconvError: if it is no YAML, or no recipe.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise DynaconvError(f"{path} can not be read as YAML: {error}") from error
-    return Recipe.from_dict(values)
+    values = read_yaml(path)
+    return Recipe.from_dict({} if values is None else values)
 
 
 @rank_zero_only
 def prepare_folder(recipe: Recipe, folder: Path) -> None:
     """Make a run's folder and write its recipe, in the first of several processes alone."""
-    folder.mkdir(parents=True, exist_ok=True)
     save_recipe(replace(recipe, data=findable(recipe.data)), folder / CONFIG_FILE)
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write a recipe as YAML, in one move."""
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
-    temporary.replace(path)
+    write_text(Path(path), yaml.safe_dump(recipe.to_dict(), sort_keys=False))
 
 
 def _run(
     recipe: Recipe,
     folder: Path,
-    checkpoint: Path | None,
+    found: Checkpointed | None,
     report: Callable[[Row], None] | None,
     progress_bar: bool,
     callbacks: tuple[Callback, ...],
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
     ready: Callable[[], None] = lambda: None,
 ) -> FitResult:
-    recipe, images, module, arguments, summary = _begin(recipe, fresh=checkpoint is None)
+    recipe, images, module, arguments, summary = _begin(recipe, fresh=found is None)
     model = dynaconv.synchronise_norms(module.model) if recipe.run.sync_batchnorm else module.model
     description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
     make_optimizer(model, recipe.optimizer)  # before anything is written: it may refuse
     history = History(folder / "metrics.csv", report)
-    saving = RunCheckpoint(folder, description, recipe.run.checkpoint_every)
+    guard, note = RunGuard(), {"recipe": replace(recipe, data=findable(recipe.data)).to_dict()}
+    saving = RunCheckpoint(folder, description, recipe.run.checkpoint_every, guard, note)
     every = [
         IterationSeed(recipe.run.seed),
         TemperatureCallback(recipe.schedule.temperature_length),
         history,
+        guard,
         saving,
     ]
     if recipe.ema.decay is not None:
@@ -209,14 +254,17 @@ def _run(
     if progress_bar:
         every.append(RichProgressBar())
     with quiet_lightning(), seeded(recipe.run.seed):
-        trainer = make_trainer(recipe, folder, [*every, *callbacks], progress_bar)
+        first_step = 0 if found is None else found.step
+        trainer = make_trainer(recipe, folder, [*every, *callbacks], progress_bar, first_step)
+        if found is not None:
+            check_iteration(found, recipe, trainer.world_size)
         prepare_folder(recipe, folder)
         ready()
-        if checkpoint is None and summary is not None:
+        if found is None and summary is not None:
             rank_zero_only(write_text)(folder / START_FILE, json.dumps(summary, indent=1) + "\n")
             before(summary)
-        with _interruptible():
-            trainer.fit(module, datamodule=images, ckpt_path=checkpoint, weights_only=True)
+        with _ending(trainer):
+            trainer.fit(module, datamodule=images, ckpt_path=None if found is None else found.path, weights_only=True)
     if trainer.is_global_zero:
         save_curves({recipe.model: history.rows}, folder / "curves.png")
     parameters = sum(p.numel() for p in model.parameters())
@@ -242,11 +290,16 @@ def _begin(
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt: Lightning ends the process instead, and ignores Ctrl-C from then on."""
+def _ending(trainer: Trainer) -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Lightning ends the process instead, and ignores Ctrl-C from then on.
+
+    A SIGTERM that reached Lightning's own handler, before training began, is a :class:`RunStopped` too.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SIGTERMException as stop:
+        raise stopped(trainer) from stop
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, handler)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dynaconv.errors import DynaconvError, require
@@ -91,6 +92,7 @@ class ClassificationModule(LightningModule):
         self.model = model
         self.recipe = recipe
         self.mixer = make_mixer(recipe.augment, num_classes)
+        self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_top5 = (
@@ -98,6 +100,11 @@ class ClassificationModule(LightningModule):
         )
         # In a tuple, so that it is no submodule: neither saved, nor moved, nor trained with this module.
         self._stand_in: tuple[nn.Module, ...] = ()
+
+    @property
+    def train_metrics(self) -> dict[str, Metric]:
+        """Figures that an epoch of training adds up, by their names in the log."""
+        return {"train_loss": self.train_loss, "train_top1": self.train_top1}
 
     @property
     def evaluated(self) -> nn.Module:
@@ -127,9 +134,10 @@ class ClassificationModule(LightningModule):
         images = images.contiguous(memory_format=self.layout)
         logits = self.model(images).float()
         loss = self.loss(images, logits, targets, smoothing)
-        self.train_top1(logits.detach(), labels)
+        self.train_loss.update(loss.detach(), len(labels))
+        self.train_top1.update(logits.detach(), labels)
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("train_top1", self.train_top1, prog_bar=True, on_step=False, on_epoch=True)
         return loss * window_factor(batch_idx, self.trainer.num_training_batches, self.trainer.accumulate_grad_batches)
 

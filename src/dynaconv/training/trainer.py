@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dynaconv.errors import DynaconvError
-from dynaconv.training._lightning import Callback, ModelParallelStrategy, Strategy, TensorBoardLogger, Trainer
+from dynaconv.training._lightning import (
+    Callback,
+    ModelParallelStrategy,
+    SLURMEnvironment,
+    Strategy,
+    TensorBoardLogger,
+    Trainer,
+)
 from dynaconv.training.config import FULLY_SHARDED, Recipe
 from dynaconv.training.schedule import accumulation
+from dynaconv.training.sealed import SealedCheckpointIO
 
 
-def make_trainer(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], progress_bar: bool) -> Trainer:
+def make_trainer(
+    recipe: Recipe, folder: Path, callbacks: Sequence[Callback], progress_bar: bool, first_step: int = 0
+) -> Trainer:
     """A Trainer that does what ``recipe.run`` says.
 
     Args:
@@ -19,11 +30,16 @@ def make_trainer(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], pr
         folder: of the run; TensorBoard's logs go there.
         callbacks: in the order in which they act.
         progress_bar: show Lightning's.
+        first_step: optimiser steps done before; TensorBoard forgets what a killed process logged after them.
 
     Raises:
         DynaconvError: if Lightning refuses what is asked for, or the devices can not make the recipe's global batch.
     """
     run = recipe.run
+    plugins: list[Any] = [SealedCheckpointIO()]
+    if SLURMEnvironment.detect():  # its requeueing would save elsewhere; `--auto-resume` does without
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=first_step)
     try:
         trainer = Trainer(
             max_epochs=recipe.schedule.epochs,
@@ -34,7 +50,9 @@ def make_trainer(recipe: Recipe, folder: Path, callbacks: Sequence[Callback], pr
             precision=run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
             gradient_clip_val=recipe.optimizer.clip_norm,
             callbacks=list(callbacks),
-            logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False),
+            default_root_dir=folder,
+            plugins=plugins,
+            logger=logger,
             log_every_n_steps=1,
             num_sanity_val_steps=0,
             enable_checkpointing=True,

@@ -14,12 +14,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dynaconv.convert import config_from_dict, config_types
 from dynaconv.errors import DynaconvError, require
 from dynaconv.models import create_model, get_preset, list_models
 from dynaconv.training.config import Recipe
+from dynaconv.training.yaml_files import parse_yaml, read_yaml
 
 STATIC = "static"
 """The method that leaves a network as it is."""
@@ -109,8 +108,8 @@ def contender_of(text: str, model: str, where: str | list[str] | None, backbone:
     if name not in config_types():
         raise DynaconvError(_unknown_method(name))
     try:  # a flow mapping of YAML, so that values may be lists
-        fields = yaml.safe_load("{" + re.sub(r"(\w+)=", r"\1: ", given) + "}")
-    except yaml.YAMLError:
+        fields = parse_yaml("{" + re.sub(r"(\w+)=", r"\1: ", given) + "}", text)
+    except DynaconvError:
         fields = None
     if not isinstance(fields, dict) or None in fields.values():
         raise DynaconvError(f"method '{text}' can not be read; expected METHOD:FIELD=VALUE,FIELD=VALUE")
@@ -134,10 +133,7 @@ def read_contenders(path: str | Path, model: str, backbone: Mapping[str, Any]) -
     Raises:
         DynaconvError: if it is no such list.
     """
-    try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DynaconvError(f"{path} can not be read as YAML: {error}") from error
+    entries = read_yaml(path)
     if isinstance(entries, Mapping) and "contenders" in entries:  # the file that a comparison leaves in its folder
         entries = entries["contenders"]
     if not isinstance(entries, list):

@@ -24,7 +24,9 @@ from dynaconv.training.comparison.lock import owner, wait_lock
 from dynaconv.training.config import Recipe
 from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
 from dynaconv.training.history import Row, read_csv
-from dynaconv.training.saving import RESUME_FILE
+from dynaconv.training.resuming import differences, flat
+from dynaconv.training.saving import holds_run
+from dynaconv.training.yaml_files import read_yaml
 
 COMPARE_FILE, FINISHED_FILE, ERROR_FILE, LOCK_FILE = "compare.yaml", "run.json", "error.json", "lock"
 OWN_FIELDS = ("model", "method", "where", "backbone")
@@ -60,7 +62,7 @@ class Run:
     @property
     def started(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return (self.folder / RESUME_FILE).is_file()
+        return holds_run(self.folder)
 
     @property
     def owner(self) -> str | None:
@@ -198,15 +200,10 @@ def check_same(there: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -
     Raises:
         DynaconvError: which names the fields that differ, what they are there, and what they are now.
     """
-    old, new = _flat(there), _flat(now)
-    missing = object()
-    fields = [key for key in dict.fromkeys([*old, *new]) if old.get(key, missing) != new.get(key, missing)]
-    if fields:
-        texts = [f"{key} is {old.get(key)!r} there and {new.get(key)!r} now" for key in fields[:4]]
-        more = f", and {len(fields) - 4} more" if len(fields) > 4 else ""
+    if different := differences(flat(there), flat(now)):
         raise DynaconvError(
-            f"{folder} holds runs of another recipe: {'; '.join(texts)}{more}. Use the same values to go on there, or "
-            "another --out (or label)"
+            f"{folder} holds runs of another recipe: {different}. Use the same values to go on there, or another --out "
+            "(or label)"
         )
 
 
@@ -214,16 +211,6 @@ def _shared(recipe: Recipe) -> dict[str, Any]:
     values = recipe.to_dict()
     values["run"] = {key: value for key, value in values["run"].items() if key != "seed"}
     return {key: value for key, value in values.items() if key not in OWN_FIELDS}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -236,10 +223,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DynaconvError(f"{path} can not be read as YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or not {"recipe", "contenders", "seeds"} <= values.keys():
         raise DynaconvError(f"{path} is not of a comparison; expected recipe, contenders and seeds")
     return values

@@ -1,0 +1,104 @@
+"""SIGKILL at any moment: the same command again and again ends bit by bit where an uninterrupted run ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from dynaconv.checkpoints.native import load_checkpoint
+from dynaconv.errors import RunWarning
+from dynaconv.training import AugmentConfig, EmaConfig, Recipe, RunConfig, ScheduleConfig
+from dynaconv.training.fitting import save_recipe
+from tests.training.crashes import FAULTS, SECONDS, finish, start, train
+from tests.training.likeness import run_differences
+from tests.training.tiny import CHANNELS, tiny_recipe
+
+KILLS = 10
+RECIPE = tiny_recipe(
+    backbone={"channels": CHANNELS, "drop_path_rate": 0.2},
+    augment=AugmentConfig(mixup=0.8, erasing=0.3),
+    schedule=ScheduleConfig(epochs=4, warmup_epochs=1.0, temperature_epochs=2.5),
+    ema=EmaConfig(decay=0.9),
+    run=RunConfig(accelerator="cpu", checkpoint_every=1),
+).to_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing happens to, and how long it takes."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(start(train, RECIPE, folder))
+    began = time.monotonic()
+    assert finish(start(train, RECIPE, folder)) == 0
+    beginning = time.monotonic() - began  # of a process that finds nothing to do
+    return folder, beginning
+
+
+def test_ten_kills_at_random_moments(whole, tmp_path):
+    folder, beginning = whole
+    seed = int(os.environ.get("DYNACONV_SEED", random.SystemRandom().randrange(10**6)))
+    draw, died, steps, ends = random.Random(seed), 0, [], 0
+    run = tmp_path / "run"
+    while died < KILLS:
+        process = start(train, RECIPE, run)
+        process.join(draw.uniform(0.2, 1.6) * beginning)
+        process.kill()
+        died += finish(process) == -signal.SIGKILL
+        steps.append(step(run))
+        if process.exitcode == 0:  # it came to its end before: kill one from the start again
+            assert run_differences(folder, run) == []
+            ends += 1
+            run.rename(tmp_path / f"end{ends}")
+    print(f"DYNACONV_SEED={seed}: killed with these optimiser steps saved: {steps}")
+    assert finish(start(train, RECIPE, run)) == 0
+    assert run_differences(folder, run) == []
+    assert not list(run.glob(".*.tmp"))
+
+
+def step(folder) -> int:
+    path = folder / "last.ckpt"
+    return int(torch.load(path, weights_only=True)["global_step"]) if path.exists() else 0
+
+
+def test_kills_at_every_point_of_a_files_way(whole, tmp_path):
+    """Each process dies at one of them, the next goes on from there; best and last are whole at every moment."""
+    for fault, count in FAULTS.items():
+        assert finish(start(train, RECIPE, tmp_path, f"{fault}:{count}")) == -signal.SIGKILL, fault
+        for name in ("best", "last"):
+            if (tmp_path / f"{name}.safetensors").exists():
+                torn = fault == f"between the files of {name}" and (tmp_path / f"{name}.json").exists()
+                with pytest.warns(RunWarning, match="of another save") if torn else nullcontext():
+                    load_checkpoint(tmp_path / name)
+    assert finish(start(train, RECIPE, tmp_path)) == 0
+    assert run_differences(whole[0], tmp_path) == []
+
+
+def test_the_command_killed_and_told_to_stop(whole, tmp_path):
+    """The real command: SIGKILL, then SIGTERM, then to its end, always by the same line."""
+    save_recipe(Recipe.from_dict(RECIPE), tmp_path / "recipe.yaml")
+    command = [sys.executable, "-W", "ignore", "-m", "dynaconv.cli.main", "train", "--config", "recipe.yaml"]
+    command += ["--out", ".", "--name", "runs", "--run-id", "one", "--auto-resume"]
+    run = tmp_path / "runs" / "one"
+    ends = []
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        before = step(run)
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        while process.poll() is None and step(run) == before:
+            time.sleep(0.02)
+        process.send_signal(number)
+        ends.append((process.communicate(timeout=SECONDS)[0], process.returncode))
+    assert ends[0][1] == -signal.SIGKILL
+    assert ends[1][1] == 143
+    said = ends[1][0].splitlines()[-1]
+    assert said.startswith(f"stopped by a signal, saved after optimiser step {step(run)}; to continue: dynaconv train")
+    assert 0 < step(run) < step(whole[0])
+    assert finish(start(train, RECIPE, run)) == 0
+    assert run_differences(whole[0], run) == []
