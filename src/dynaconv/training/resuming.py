@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,7 @@ def check_recipe(found: Checkpointed, recipe: Recipe, folder: Path) -> None:
     """
     if found.recipe is None:
         return
-    there, now = (replace(each, schedule=replace(each.schedule, epochs=1)) for each in (found.recipe, recipe))
-    if different := recipe_differences(there, now):
+    if different := recipe_differences(found.recipe, recipe, (*FREE, "schedule.epochs")):
         raise DynaconvError(
             f"{found.path.name} in {folder} was made with another recipe than its config.yaml: {different}. Put the "
             "old values back to go on, or start a new run; `dynaconv finetune` starts from its weights"
@@ -113,13 +112,10 @@ def check_iteration(found: Checkpointed, recipe: Recipe, processes: int) -> None
         )
 
 
-def recipe_differences(there: Recipe, now: Recipe) -> str:
-    """Fields in which two recipes differ and that say what is computed, as text; empty if none do."""
-    old, new = flat(there.to_dict()), flat(now.to_dict())
-    return differences(
-        {key: value for key, value in old.items() if key not in FREE},
-        {key: value for key, value in new.items() if key not in FREE},
-    )
+def recipe_differences(there: Recipe, now: Recipe, free: tuple[str, ...] = FREE) -> str:
+    """Fields in which two recipes differ, but for the free ones, as text; empty if there are none."""
+    old, new = (flat(recipe.to_dict()) for recipe in (there, now))
+    return differences(*({key: value for key, value in fields.items() if key not in free} for fields in (old, new)))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
