@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file
 
 CLOCKS = {"seconds", "wall_time"}
@@ -16,7 +17,7 @@ NAMES = {"id"}
 
 def differences(a: Any, b: Any, place: str = "") -> list[str]:
     """Where two nested values differ, bit by bit in tensors."""
-    if type(a) is not type(b):
+    if type(a) is not type(b) and not {type(a), type(b)} <= {int, float}:
         return [f"{place}: {type(a).__name__} and {type(b).__name__}"]
     if isinstance(a, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
@@ -48,7 +49,7 @@ def contents(folder: Path) -> dict[str, Any]:
     }
     return {
         "last.ckpt": torch.load(folder / "last.ckpt", weights_only=True),
-        "config.yaml": (folder / "config.yaml").read_text(),
+        "config.yaml": yaml.safe_load((folder / "config.yaml").read_text()),
         "metrics.csv": rows,
         **networks,
     }
