@@ -319,7 +319,7 @@ def test_slurm_elsewhere(work, tmp_path, monkeypatch):
 def test_ray_is_optional(work, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"dynaconv\[ray\]"):
-        submit_ray(work, 1, [])
+        submit_ray(work, 1, "auto")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from dynaconv.errors import DynaconvError, require
 YEAR_MINUTES = 365 * 24 * 60
 """submitit ends local jobs after two minutes unless told otherwise."""
 SLURM_DEFAULTS: Mapping[str, Any] = {"job_name": "dynaconv", "time": 240}
+GPU_ACCELERATORS = ("auto", "gpu", "cuda")
 REQUEUES = 100
 """How often SLURM may end a job at its time limit: it is submitted again, and goes on from the last epoch."""
 
@@ -86,18 +87,19 @@ def submit_slurm(work: Callable[[], None], count: int, folder: Path, parameters:
     return [_submitted(job, "SLURM job", outlives=True) for job in submitted]
 
 
-def submit_ray(work: Callable[[], None], count: int, devices: Sequence[int]) -> list[Job]:
+def submit_ray(work: Callable[[], None], count: int, accelerator: str) -> list[Job]:
     """Tasks of Ray's: on the cluster that RAY_ADDRESS names, else on this machine.
 
     Args:
         work: what each does; it is pickled.
         count: how many.
-        devices: CUDA devices of this machine; with any, a task asks for one.
+        accelerator: Lightning's; a task asks for a GPU where the cluster has some, unless it excludes them.
     """
     ray = require("ray", "ray")
     if not ray.is_initialized():
         ray.init(log_to_driver=False, **({} if "RAY_ADDRESS" in os.environ else {"num_cpus": count}))
-    task = ray.remote(num_cpus=1, num_gpus=1 if devices else 0, max_retries=0)(_call)
+    gpus = 1 if accelerator in GPU_ACCELERATORS and ray.cluster_resources().get("GPU", 0) else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_call)
     return [_ray_job(ray, task.remote(work), index) for index in range(count)]
 
 
@@ -105,12 +107,12 @@ def cuda_devices(accelerator: str) -> list[int]:
     """CUDA devices that this process may use, as the machine numbers them.
 
     Args:
-        accelerator: Lightning's; anything but auto, gpu and cuda uses none.
+        accelerator: Lightning's; those that exclude GPUs use none.
 
     Raises:
         DynaconvError: if CUDA_VISIBLE_DEVICES names them otherwise than by number.
     """
-    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+    if accelerator not in GPU_ACCELERATORS or not torch.cuda.is_available():
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -115,13 +115,12 @@ def train_comparison(comparison: Comparison, since: float, launch: Launch, watch
     free = [run for run in runs if not run.finished]
     if not free:
         return
-    devices = cuda_devices(comparison.recipe.run.accelerator)
-    threads = 1 if launch.launcher == "local" and not devices else None
     labels = tuple(contender.label for contender in comparison.contenders)
-    work = Work(str(comparison.out.resolve()), labels, comparison.seeds, since, threads, tuple(sys.argv))
+    work = Work(str(comparison.out.resolve()), labels, comparison.seeds, since, None, tuple(sys.argv))
     logs = comparison.out.resolve() / JOBS_FOLDER / f"{utc_now():%Y%m%dT%H%M%SZ}-{os.getpid()}"
-    jobs = _submit(work, launch, min(launch.jobs, len(free)), logs, devices)
-    watcher.note(f"{len(free)} runs to train by {', '.join(job.name for job in jobs)}; logs in {logs}")
+    jobs = _submit(work, launch, min(launch.jobs, len(free)), logs, comparison.recipe.run.accelerator)
+    where = "Ray's own folder" if launch.launcher == "ray" else logs
+    watcher.note(f"{len(free)} runs to train by {', '.join(job.name for job in jobs)}; logs in {where}")
     try:
         _wait(runs, jobs, since, watcher.note)
     except KeyboardInterrupt:
@@ -143,12 +142,13 @@ def _end(jobs: Sequence[Job], patience: float = 0.0) -> None:
             job.cancel()
 
 
-def _submit(work: Work, launch: Launch, count: int, folder: Path, devices: Sequence[int]) -> list[Job]:
+def _submit(work: Work, launch: Launch, count: int, folder: Path, accelerator: str) -> list[Job]:
     if launch.launcher == "local":
-        return submit_local(work, count, folder, devices)
+        devices = cuda_devices(accelerator)
+        return submit_local(work if devices else replace(work, threads=1), count, folder, devices)
     if launch.launcher == "slurm":
         return submit_slurm(work, count, folder, launch.slurm)
-    return submit_ray(work, count, devices)
+    return submit_ray(work, count, accelerator)
 
 
 def _wait(runs: Sequence[Run], jobs: Sequence[Job], since: float, note: Callable[[str], None]) -> None:
