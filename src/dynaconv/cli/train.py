@@ -216,5 +216,6 @@ def _dry_run(recipe: Recipe, paper: Any, short: bool, out: Path | None) -> None:
     print(describe(found, short=short, blocks=blocks))
     if out is not None:
         title = paper.name if paper is not None else recipe.model
-        print(f"\npicture of the schedule: {save_course(found.course, title, out / f'{title}-schedule.png')}")
+        path, logarithmic = out / f"{title}-schedule.png", recipe.schedule.kind == "step"
+        print(f"\npicture of the schedule: {save_course(found.course, title, path, logarithmic)}")
     print("\nA dry run: nothing was trained, and no run's folder was made.")

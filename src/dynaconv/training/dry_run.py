@@ -30,7 +30,7 @@ from dynaconv.training.schedule import accumulation
 from dynaconv.training.schedule_picture import Course, course_of
 from dynaconv.training.step_cost import DataNumbers, Memory, StepTime, measure_step, memory_of
 
-POINTS = 60
+POINTS = 600
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dynaconv.training.schedule_picture import BLOCKS, chart
 from dynaconv.training.step_cost import Memory, StepTime
 
 MARGIN = 14
+COLUMNS = 60
 
 
 def describe(run: DryRun, *, short: bool = False, blocks: str = BLOCKS) -> str:
@@ -109,6 +110,8 @@ def _course(run: DryRun, blocks: str) -> str:
 
 
 def _panel(name: str, text: str, values: Sequence[float], epochs: int, blocks: str) -> str:
+    count = min(COLUMNS, len(values))
+    values = [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
     lines = chart(values, blocks=blocks)
     labels = [f"{max(values):.3g}", *[""] * (len(lines) - 2), "0"]
     drawn = [f"{label:>{MARGIN - 2}} |{line.rstrip()}" for label, line in zip(labels, lines, strict=True)]

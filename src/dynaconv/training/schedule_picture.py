@@ -47,13 +47,13 @@ def course_of(recipe: Recipe, model: nn.Module, steps_per_epoch: int, points: in
     count = max(2, min(points, total))
     steps = sorted({round(i * (total - 1) / (count - 1)) for i in range(count)})
     length = schedule.temperature_length * steps_per_epoch
-    shares = [1.0 if length <= step else step / length for step in steps]
-    heats = [dynaconv.temperature_at(model, share) for share in shares]
-    found = tuple(heat for heat in heats if heat is not None)
+    heats: list[float | None] = []
+    if dynaconv.temperature_at(model, 0.0) is not None:
+        heats = [dynaconv.temperature_at(model, 1.0 if length <= step else step / length) for step in steps]
     return Course(
         epochs=tuple(step / steps_per_epoch for step in steps),
         learning_rate=tuple(peak * learning_rate_factor(step, schedule, steps_per_epoch, peak) for step in steps),
-        temperature=found if len(found) == len(heats) else None,
+        temperature=tuple(heat for heat in heats if heat is not None) or None,
     )
 
 
@@ -77,13 +77,14 @@ def chart(values: Sequence[float], height: int = 5, blocks: str = BLOCKS) -> lis
     return lines
 
 
-def save_course(course: Course, title: str, path: Path) -> Path:
+def save_course(course: Course, title: str, path: Path, logarithmic: bool = False) -> Path:
     """Draw learning rate and temperature over epochs.
 
     Args:
         course: what to draw.
         title: above the picture.
         path: the PNG; its folder is made.
+        logarithmic: learning rate on a logarithmic axis, for one that falls in steps.
 
     Raises:
         MissingExtraError: without matplotlib.
@@ -98,10 +99,13 @@ def save_course(course: Course, title: str, path: Path) -> Path:
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
     for axes, (name, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        axes.plot(course.epochs, values)
+        axes.plot(course.epochs, values, drawstyle="steps-post")
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0)
+        if logarithmic and name == "learning rate":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
