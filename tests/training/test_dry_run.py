@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dynaconv
+import dynaconv.training.step_cost as step_cost
 from dynaconv.cli.main import main
 from dynaconv.errors import DynaconvError
 from dynaconv.training import EmaConfig, LoaderConfig, OptimizerConfig, RunConfig, ScheduleConfig, TuneConfig
@@ -120,6 +121,25 @@ def test_several_devices_share_the_images():
 def test_a_run_that_goes_on_from_another_has_none():
     with pytest.raises(DynaconvError, match="this recipe has a tune"):
         dry_run(tiny_recipe(tune=TuneConfig(source="x")))
+
+
+def test_a_step_that_does_not_fit_is_not_measured(monkeypatch):
+    monkeypatch.setattr(step_cost, "available_bytes", lambda device: 10**6)
+    found = dry_run(static_recipe(run=HERE))
+    assert found.step_time.startswith("not measured: some 0.0 GB are needed, 0.0 GB are free here")
+    assert found.epoch_seconds is None
+    assert "time          not measured" in describe(found)
+
+
+def test_what_can_not_be_counted_is_left_out(monkeypatch):
+    def refuse(*arguments):
+        raise DynaconvError("no shapes")
+
+    monkeypatch.setattr(step_cost, "saved_bytes", refuse)
+    found = dry_run(static_recipe(run=HERE), measure=False)
+    assert found.memory.activations is None
+    assert found.memory.total == found.memory.weights + found.memory.gradients + found.memory.optimizer
+    assert "without activations, which could not be counted on shapes" in describe(found)
 
 
 def test_chart_and_course():

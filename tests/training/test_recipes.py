@@ -16,6 +16,7 @@ from dynaconv.training import Recipe, ScheduleConfig
 from dynaconv.training.fitting import build_model
 from dynaconv.training.recipes import find_recipe, paper_recipe, paper_recipes, preset_of, read_family
 from dynaconv.training.schedule import OptimizerConfig, accumulation, learning_rate_factor
+from dynaconv.training.yaml_files import parse_yaml
 
 COUNTED = json.loads((Path(__file__).parents[1] / "data" / "papers-parameters.json").read_text())["parameters"]
 RECIPES = {recipe.name: recipe for recipe in paper_recipes()}
@@ -145,6 +146,8 @@ def test_a_printed_recipe_is_a_recipe(tmp_path):
     assert paper is None
     assert Recipe.from_dict(values) == paper_recipe("kw1d4x_resnet18").recipe
     assert "timm 0.3.2" in file.read_text()
+    for recipe in paper_recipes():
+        assert Recipe.from_dict(parse_yaml(recipe.to_yaml(), recipe.name)) == recipe.recipe
 
 
 @pytest.mark.parametrize(

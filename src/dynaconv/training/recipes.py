@@ -33,6 +33,7 @@ import yaml
 from dynaconv.errors import DynaconvError
 from dynaconv.models import get_preset, list_models
 from dynaconv.training.config import Recipe
+from dynaconv.training.yaml_files import parse_yaml, read_yaml
 
 FIELDS = {"about", "source", "trust", "dataset", "recipe", "networks", "differs"}
 ENTRY = {"models", "changes", "second", "nearest", "note"}
@@ -167,10 +168,8 @@ def find_recipe(name: str) -> tuple[Mapping[str, Any], PaperRecipe | None]:
             )
         found = paper_recipe(name)
         return found.values, found
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DynaconvError(f"{name} can not be read as YAML: {error}") from error
+    values = read_yaml(path)
+    values = {} if values is None else values
     if isinstance(values, Mapping) and {"recipe", "networks"} <= set(values):
         raise DynaconvError(
             f"{name} holds the recipes of many networks; write one of them to a file with `dynaconv recipes NETWORK`, "
@@ -190,7 +189,7 @@ def read_family(family: str, text: str) -> list[PaperRecipe]:
     Raises:
         DynaconvError: if fields are missing or unknown, a pattern matches nothing, or a recipe can not be.
     """
-    values = yaml.safe_load(text)
+    values = parse_yaml(text, f"recipes, {family}")
     _only(values, FIELDS, family)
     found = []
     for number, entry in enumerate(values["networks"], 1):
