@@ -47,6 +47,7 @@ def test_a_failed_run_is_an_error_at_the_end(tmp_path, capsys):
     assert main(["sweep", *arguments]) == 2
     text, error = capsys.readouterr()
     assert "0 of 1" in text
+    assert not (tmp_path / "results.jsonl").exists()
     assert error.startswith("dynaconv sweep: 1 failed (static, seed 0: DynaconvError")
 
 

@@ -311,6 +311,7 @@ def test_contenders_are_added_to_a_folder(tmp_path):
         ({"contenders": (SE, dataclasses.replace(SE, label="se 1:4"))}, "folder of contender se-1-4 is given more"),
         ({"rounds": -1}, "rounds=-1"),
         ({"recipe": dataclasses.replace(RECIPE, run=RunConfig(devices=2))}, "run.devices=2; a comparison trains on"),
+        ({"recipe": dataclasses.replace(RECIPE, run=RunConfig(num_nodes=2))}, "run.num_nodes=2; a comparison trains"),
         ({"recipe": dataclasses.replace(RECIPE, run=RunConfig(precision="7-true"))}, "Lightning refuses run=.*7-true"),
         ({"recipe": dataclasses.replace(RECIPE, data="nowhere")}, "data='nowhere'"),
         ({"contenders": (dataclasses.replace(SE, model="kw1x_resnet18"),)}, "is a preset with a method of its own"),

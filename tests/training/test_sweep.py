@@ -176,6 +176,8 @@ def test_lines_of_several_writers(tmp_path):
     for thread in threads:
         thread.join()
     assert [line["seed"] for line in lines_of(tmp_path)] == list(range(6))
+    (comparison.runs()[2].folder / "run.json").unlink()  # to be trained again
+    assert [line["seed"] for line in write_lines(tmp_path)] == [0, 1, 3, 4, 5]
     assert not list(tmp_path.glob("*.lock"))
     assert not list(tmp_path.glob(".*.tmp"))
 

@@ -61,19 +61,23 @@ def parser() -> Any:
     )
     flags.add_argument("--rounds", type=int | None, default=None, help="how often each is timed; 20 if not given")
     flags.add_argument("--no-timing", action="store_true", help="measure neither time nor memory")
-    add_contender_flags(flags)
+    add_contender_flags(flags, "all there are if not given. The first is what the others are related to")
     return flags
 
 
-def add_contender_flags(flags: Any) -> None:
-    """Add who takes part, the seeds, and the fields of a recipe."""
+def add_contender_flags(flags: Any, usual: str) -> None:
+    """Add who takes part, the seeds, and the fields of a recipe.
+
+    Args:
+        flags: the parser.
+        usual: who takes part if nobody is named.
+    """
     flags.add_argument(
         "--methods",
         type=str,
         nargs="+",
         default=None,
-        help="static, or a method, with fields as METHOD:FIELD=VALUE,...; all there are if not given. The first is "
-        "what the others are related to",
+        help=f"static, or a method, with fields as METHOD:FIELD=VALUE,...; {usual}",
     )
     flags.add_argument(
         "--contenders", type=str | None, default=None, help="a YAML list of networks, instead of methods"
@@ -169,17 +173,18 @@ def run(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def watch(epochs: int | None) -> Iterator[Any]:
-    """What shows on the terminal how runs are trained; after Ctrl-C it says how to go on.
+    """What shows on the terminal how runs are trained; after Ctrl-C, or a signal to stop, it says how to go on.
 
     Args:
         epochs: of every run; None where runs differ.
     """
     from dynaconv.training.comparison.work import Watcher
+    from dynaconv.training.guarding import RunStopped
 
     report = epoch_line(epochs, "  ")
     try:
         yield Watcher(start=_start, report=report, note=_note, progress_bar=on_terminal())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStopped):
         print("\nto go on: the same command again; what has finished is kept")
         raise
 

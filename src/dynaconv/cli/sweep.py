@@ -59,7 +59,7 @@ def parser() -> Any:
     flags.add_argument(
         "--from", type=str | None, default=None, help="folder of an earlier sweep; nothing else is heeded"
     )
-    add_contender_flags(flags)
+    add_contender_flags(flags, "kernel_warehouse if not given")
     return flags
 
 

@@ -174,7 +174,7 @@ def _wait(runs: Sequence[Run], jobs: Sequence[Job], since: float, note: Callable
                 f"all jobs have ended, and {progress.waiting} runs are not finished"
                 f"{'; ' + '; '.join(errors) if errors else ''}. Call it again to go on"
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(max(POLL_SECONDS, len(runs) / 100))  # looking at thousands of folders takes time itself
 
 
 def describe(progress: Progress) -> str:

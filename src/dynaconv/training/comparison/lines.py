@@ -24,7 +24,10 @@ def write_lines(out: Path) -> list[dict[str, Any]]:
     """
     with wait_lock(out / f"{LINES_FILE}.lock", poll_seconds=0.05):
         lines = [line_of(run, out) for run in open_comparison(out).runs() if run.finished]
-        write_text(out / LINES_FILE, "\n".join(map(json.dumps, lines)))
+        if lines:
+            write_text(out / LINES_FILE, "\n".join(map(json.dumps, lines)))
+        else:
+            (out / LINES_FILE).unlink(missing_ok=True)
     return lines
 
 

@@ -186,11 +186,12 @@ def one_device(recipe: Recipe) -> Recipe:
     Raises:
         DynaconvError: if it asks for several.
     """
-    if recipe.run.devices not in ("auto", 1, "1"):
-        raise DynaconvError(
-            f"run.devices={recipe.run.devices!r}; a comparison trains on one device. To use several, start the same "
-            "command once for each (CUDA_VISIBLE_DEVICES=0, 1, ...): they share the runs of one folder"
-        )
+    for name, value in (("devices", recipe.run.devices), ("num_nodes", recipe.run.num_nodes)):
+        if value not in ("auto", 1, "1"):
+            raise DynaconvError(
+                f"run.{name}={value!r}; a comparison trains on one device. To use several, start the same "
+                "command once for each (CUDA_VISIBLE_DEVICES=0, 1, ...): they share the runs of one folder"
+            )
     return replace(recipe, run=replace(recipe.run, devices=1))
 
 

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "where": "give --where, or a list with --contenders",
     "run.seed": "give --seeds",
     "run.devices": "a run has one device; give --jobs",
+    "run.num_nodes": "a run has one device; give --jobs",
     "tune": "a sweep starts from scratch",
 }
 """Fields that a grid can not vary, and what to do instead."""
