@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "classify image files with a saved network",
     "plan": "show what a conversion would do: who shares what, and what it costs",
     "profile": "count parameters, multiply-adds and memory, module by module",
+    "scale": "count what a training step costs on one GPU and on many: memory, multiply-adds, bytes sent",
     "models": "list the papers' networks with exact parameters",
     "recipes": "list the papers' training recipes, or print one",
 }
@@ -81,7 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         warnings.formatwarning = _as_note
         with warnings.catch_warnings():
-            if command in ("plan", "eval", "predict", "profile", "compare", "bench"):  # said by plan, or long known
+            if command in (
+                "plan",
+                "eval",
+                "predict",
+                "profile",
+                "scale",
+                "compare",
+                "bench",
+            ):  # said by plan, or long known
                 warnings.simplefilter("ignore", PlanWarning)
             importlib.import_module(MODULES[command]).run(rest)
     except DynaconvError as error:
