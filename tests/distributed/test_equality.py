@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.distributed.networks import WORLD, joint_batch, make_network, network_names, sharded_names, step
+from dynaconv.analysis.scale import NUMBER, count_training, scaled
+from tests.distributed.networks import BATCH, SIZE, WORLD, joint_batch, make_network, network_names, sharded_names, step
 from tests.distributed.norms import NORMS, normalise
 from tests.distributed.processes import free_port, run_together
 
@@ -62,3 +63,18 @@ def test_norms_on_uneven_shares(found, name):
             got = first[key]
             assert torch.equal(first[key], second[key])
         assert differs(got, value, key) < 1e-13, key
+
+
+@pytest.mark.parametrize("name", sharded_names())
+def test_the_count_is_what_is_sent(found, name):
+    """`dynaconv scale` against the numbers that were handed to collectives in the step."""
+    cost = count_training(make_network(name), (3, SIZE, SIZE), BATCH // WORLD, optimizer=sgd)
+    for process in found:
+        gradients, statistics = process["sent"][name]
+        assert cost.gradient_bytes == 8 * gradients  # float64
+        assert scaled(cost, WORLD).ddp_sent == cost.gradient_bytes  # a ring of two sends everything once
+        assert scaled(cost, WORLD).norms_sent == NUMBER * statistics
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
