@@ -35,17 +35,17 @@ def test_state_is_what_a_step_leaves():
     assert cost.optimizer_bytes == sum(v.nbytes for s in optimizer.state.values() for v in s.values())
     assert cost.buffer_bytes == buffers == 4 * 2 * (4 + 8) + 2 * 8
     assert cost.average_bytes == 447 * 4 + buffers
-    assert cost.input_bytes == images.nbytes
     assert cost.norms == (("1", 4), ("2.1", 8))
 
 
 def test_activations_are_what_autograd_keeps():
     pixels = BATCH * 8 * 8
     # Both convolutions' outputs, for the norms; the first norm's, for the second convolution; ReLU's; means and
-    # deviations of the norms; pooled features, for the classifier. Pooling over everything keeps nothing.
-    numbers = pixels * (4 + 4 + 8 + 8) + 2 * 4 + 2 * 8 + BATCH * 8
+    # deviations of the norms; pooled features, for the classifier; images; log-probabilities, and a sum of weights.
+    # Pooling over everything keeps nothing, and labels are whole numbers of eight bytes.
+    numbers = pixels * (3 + 4 + 4 + 8 + 8) + 2 * 4 + 2 * 8 + BATCH * 8 + BATCH * 3 + 1
     cost = count_training(small(), SIZE, BATCH, optimizer=adamw)
-    assert cost.activation_bytes == 4 * numbers
+    assert cost.activation_bytes == 4 * numbers + 8 * BATCH
     assert not cost.kernel_bytes
     assert not cost.keeps_kernels
 
@@ -82,7 +82,8 @@ def test_several():
     assert four.ddp_sent == 2 * 3 * cost.gradient_bytes // 4
     assert cost.block_bytes == 4 * (288 + 16)
     assert cost.outside_bytes == cost.weight_bytes - cost.block_bytes
-    assert four.fsdp_sent == 3 * (2 * cost.weight_bytes + cost.block_bytes) // 4
+    padded = 4 * (4 * (27 + 2) + 4 * (8 + 1))  # the classifier has three rows, which become four
+    assert four.fsdp_sent == 3 * (2 * padded + 3 * cost.block_bytes) // 4
     assert four.norms_sent == 3 * 4 * (2 * 4 + 1 + 2 * 8 + 1) + 3 * (2 * 4 + 2 * 8) * 4 // 2
     assert four.ddp_memory == one.ddp_memory + cost.gradient_bytes
     assert four.fsdp_memory < four.ddp_memory + cost.weight_bytes

@@ -36,7 +36,7 @@ def as_slurm(processes: int) -> list[dict[str, str]]:
 
 
 def run_together(
-    calls: Sequence[Sequence[object]], seconds: float = 240, settings: Sequence[Mapping[str, str]] | None = None
+    calls: Sequence[Sequence[object]], seconds: float = 540, settings: Sequence[Mapping[str, str]] | None = None
 ) -> list[str]:
     """Run Python with several lists of arguments at once; what each wrote to its outputs.
 

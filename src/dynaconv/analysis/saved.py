@@ -1,9 +1,9 @@
-"""What a training step keeps for its backward pass, counted on shapes alone: nothing is computed."""
+"""What a training step keeps for its backward pass, and an optimiser for its next step, counted on shapes alone."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,3 +53,23 @@ def saved_bytes(model: nn.Module, input_size: Sequence[int], batch_size: int) ->
             f"shapes alone: {error}"
         ) from error
     return sum(storage.nbytes() for storage in kept.values())
+
+
+def optimizer_bytes(model: nn.Module, make: Callable[[nn.Module], torch.optim.Optimizer]) -> int:
+    """Bytes that an optimiser keeps after its first step.
+
+    Args:
+        model: whose parameters it moves; it is left as it is.
+        make: the optimiser of a network, here of a copy without memory.
+
+    Example:
+        >>> optimizer_bytes(nn.Linear(3, 2), lambda m: torch.optim.SGD(m.parameters(), momentum=0.9))
+        32
+    """
+    shapes = copy.deepcopy(model).to("meta")
+    for parameter in shapes.parameters():
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    optimizer = make(shapes)
+    optimizer.step()
+    kept = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.numel() * value.element_size() for value in kept if isinstance(value, Tensor))

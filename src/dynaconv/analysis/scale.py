@@ -8,7 +8,7 @@ what is stored under mixed precision, too), B images on every GPU, and N GPUs:
     DDP  holds gradients twice where N > 1, once in the buckets that it sends
     FSDP divides all of these by N; it gathers what is outside of blocks for the whole step, with its gradients at the
          end, and the largest block while it runs
-    activations = what autograd keeps of the forward pass of B images, each storage once, parameters not
+    activations = what autograd keeps of the forward pass of B images, them included, each storage once, parameters not
     multiply-adds = 3 forward passes (the result, and the gradients of inputs and of parameters), and the mixing of
     kernels once more where a method does not keep them
 
@@ -16,13 +16,15 @@ what is stored under mixed precision, too), B images on every GPU, and N GPUs:
     all-reduce of X bytes      2 (N - 1) / N X
     all-gather, reduce-scatter   (N - 1) / N X each, X of all GPUs together
     DDP    one all-reduce of the gradients; buffers go from the first GPU to the others: (N - 1) / N of them on average
-    FSDP   all-gathers of all weights in the forward pass and of the blocks' in the backward pass, one reduce-scatter
+    FSDP   all-gathers of all weights in the forward pass and of the blocks' in the backward pass, one reduce-scatter;
+           every parameter padded to a multiple of N along its first dimension
     a synchronised norm of C channels: forward 2 C + 1 numbers to every other GPU, backward an all-reduce of 2 C
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynaconv.analysis.profile import _on_meta, profile
+from dynaconv.analysis.profile import profile
+from dynaconv.analysis.saved import optimizer_bytes, saved_bytes
 from dynaconv.errors import DynaconvError
 from dynaconv.nn import DynamicLayer
 
@@ -51,8 +54,7 @@ class TrainingCost:
         optimizer_bytes: what the optimiser keeps.
         average_bytes: the moving average of weights and buffers; 0 without one.
         buffer_bytes: running statistics, temperatures.
-        input_bytes: the batch.
-        activation_bytes: what autograd keeps for the backward pass beside parameters and batch.
+        activation_bytes: what autograd keeps for the backward pass beside parameters, images included.
         kernels: elements of the kernels that dynamic layers make for one image.
         kernel_bytes: of the kernels of the batch, if all were there at once; see ``keeps_kernels``.
         keeps_kernels: whether any method keeps them for the backward pass; they are part of the activations then.
@@ -61,6 +63,7 @@ class TrainingCost:
         norms: name and channels of every norm with batch statistics.
         outside_bytes: weights outside of blocks, which FSDP gathers for the whole step.
         block_bytes: the largest block's weights.
+        shapes: of every parameter its rows (first dimension), bytes of a row, and whether it is in a block.
     """
 
     parameters: int
@@ -71,7 +74,6 @@ class TrainingCost:
     optimizer_bytes: int
     average_bytes: int
     buffer_bytes: int
-    input_bytes: int
     activation_bytes: int
     kernels: int
     kernel_bytes: int
@@ -81,6 +83,7 @@ class TrainingCost:
     norms: tuple[tuple[str, int], ...]
     outside_bytes: int
     block_bytes: int
+    shapes: tuple[tuple[int, int, bool], ...]
 
     @property
     def state_bytes(self) -> int:
@@ -160,12 +163,11 @@ def count_training(
         DynaconvError: if the network does not take such an input.
     """
     shapes = profile(model, input_size, batch_size)
-    kept, mixed_again = _kept_activations(model, (batch_size, *input_size))
-    dynamic = {name: module for name, module in model.named_modules() if isinstance(module, DynamicLayer)}
-    rows = {row.name: row for row in shapes.rows}
-    again = sum(rows[name].mixing for name, module in dynamic.items() if name in rows and module in mixed_again)
+    again = _mixed_again(model, input_size)
+    rows = [row for row in shapes.rows if row.kernel_bytes]
     weights = _bytes(model.parameters())
     buffers = _bytes(model.buffers())
+    in_blocks = {id(p) for name in blocks for p in model.get_submodule(name).parameters()}
     inside = [_bytes(model.get_submodule(name).parameters()) for name in blocks]
     return TrainingCost(
         parameters=shapes.parameters,
@@ -173,19 +175,19 @@ def count_training(
         batch_size=batch_size,
         weight_bytes=weights,
         gradient_bytes=_bytes(p for p in model.parameters() if p.requires_grad),
-        optimizer_bytes=_optimizer_bytes(model, optimizer),
+        optimizer_bytes=optimizer_bytes(model, optimizer),
         average_bytes=weights + buffers if average else 0,
         buffer_bytes=buffers,
-        input_bytes=NUMBER * torch.Size((batch_size, *input_size)).numel(),
-        activation_bytes=kept,
+        activation_bytes=saved_bytes(model, input_size, batch_size),
         kernels=shapes.kernel_bytes // NUMBER // batch_size,
         kernel_bytes=shapes.kernel_bytes,
-        keeps_kernels=any(rows[n].kernel_bytes and m not in mixed_again for n, m in dynamic.items() if n in rows),
+        keeps_kernels=any(row.name not in again for row in rows),
         forward_madds=shapes.madds,
-        step_madds=3 * shapes.madds + again,
+        step_madds=3 * shapes.madds + sum(row.mixing for row in rows if row.name in again),
         norms=tuple((n, m.num_features) for n, m in model.named_modules() if isinstance(m, _BatchNorm)),
         outside_bytes=weights - sum(inside),
         block_bytes=max(inside, default=0),
+        shapes=tuple((*_rows(p), id(p) in in_blocks) for p in model.parameters()),
     )
 
 
@@ -201,10 +203,10 @@ def scaled(cost: TrainingCost, gpus: int) -> Scaled:
     """
     if gpus < 1:
         raise DynaconvError(f"gpus={gpus}; expected at least 1")
-    batch = cost.buffer_bytes + cost.input_bytes + cost.activation_bytes
+    batch = cost.buffer_bytes + cost.activation_bytes
     gathered = 2 * cost.outside_bytes + cost.block_bytes if gpus > 1 else 0
-    in_blocks = cost.weight_bytes - cost.outside_bytes
-    moved = cost.weight_bytes + in_blocks + cost.gradient_bytes
+    padded = [(-(-rows // gpus) * gpus * row, in_block) for rows, row, in_block in cost.shapes]
+    moved = sum((3 if in_block else 2) * size for size, in_block in padded)
     return Scaled(
         cost=cost,
         gpus=gpus,
@@ -219,43 +221,22 @@ def scaled(cost: TrainingCost, gpus: int) -> Scaled:
     )
 
 
-def _bytes(tensors: Any) -> int:
+def _rows(parameter: Tensor) -> tuple[int, int]:
+    """Length of the first dimension, and bytes of what stands behind one of its indices."""
+    rows = parameter.shape[0] if parameter.dim() else 1
+    return rows, parameter.numel() * parameter.element_size() // max(rows, 1)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _optimizer_bytes(model: nn.Module, make: Callable[[nn.Module], torch.optim.Optimizer]) -> int:
-    """What an optimiser keeps after its first step, on stand-ins without memory."""
-    stand_in = nn.Module()
-    for number, (name, parameter) in enumerate(model.named_parameters()):
-        if parameter.requires_grad:
-            copy = nn.Parameter(torch.empty_like(parameter, device="meta"))
-            copy.grad = torch.empty_like(copy)
-            stand_in.register_parameter(f"{number}_{name.replace('.', '_')}", copy)
-    optimizer = make(stand_in)
-    optimizer.step()
-    kept = (value for state in optimizer.state.values() for value in state.values())
-    return _bytes(value for value in kept if isinstance(value, Tensor))
-
-
-def _kept_activations(model: nn.Module, size: tuple[int, ...]) -> tuple[int, set[nn.Module]]:
-    """Bytes that autograd keeps of a forward pass, and the dynamic layers that mix their kernels again."""
-    stand_ins = _on_meta(model)
-    learn = {id(p) for p in model.parameters() if p.requires_grad}
-    for prefix, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if id(parameter) in learn:
-                stand_ins[f"{prefix}.{name}".removeprefix(".")].requires_grad_()
-    images = torch.empty(size, device="meta", dtype=next(model.parameters()).dtype)
-    kept: dict[int, int] = {t.untyped_storage()._cdata: 0 for t in (*stand_ins.values(), images)}
-    alive: list[Tensor] = []  # storages that are gone would leave their number to others
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept.setdefault(storage._cdata, storage.nbytes())
-        alive.append(tensor)
-        return tensor
-
-    again, seen = set[nn.Module](), set[Any]()
+def _mixed_again(model: nn.Module, input_size: Sequence[int]) -> set[str]:
+    """Names of the dynamic layers that keep no kernels, and so mix them again in the backward pass."""
+    shapes = copy.deepcopy(model).to("meta").train()
+    layers = {n: m for n, m in shapes.named_modules() if isinstance(m, DynamicLayer)}
+    names: dict[nn.Module, str] = {module: name for name, module in layers.items()}
+    found, seen = set[str](), set[Any]()
 
     def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
         """Walk what the layer has added to the graph."""
@@ -266,18 +247,11 @@ def _kept_activations(model: nn.Module, size: tuple[int, ...]) -> tuple[int, set
                 continue
             seen.add(node)
             if node.name() == "_RecomputedBackward":
-                again.add(module)
+                found.add(names[module])
             ahead += [following for following, _ in node.next_functions]
 
-    hooks = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, DynamicLayer)]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.train()
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            torch.func.functional_call(model, stand_ins, (images,), tie_weights=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
-    return sum(kept.values()), again
+    for module in names:
+        module.register_forward_hook(look)
+    with torch.enable_grad():
+        shapes(torch.empty((2, *input_size), device="meta", dtype=next(shapes.parameters()).dtype))
+    return found

@@ -86,7 +86,7 @@ def scale_table(cases: Sequence[Case]) -> str:
     alone, many = [ONE_GPU], [MANY]
     for case in cases:
         c = case.cost
-        one = c.state_bytes + c.buffer_bytes + c.input_bytes + c.activation_bytes
+        one = c.state_bytes + c.buffer_bytes + c.activation_bytes
         sizes = (c.weight_bytes, c.gradient_bytes, c.optimizer_bytes, c.average_bytes, c.activation_bytes, one)
         made = (format_count(c.kernels), format_bytes(c.kernel_bytes) + " kept" * c.keeps_kernels)
         held = map(format_bytes, sizes)
@@ -107,7 +107,8 @@ def scale_rows(cases: Sequence[Case]) -> list[dict[str, Any]]:
     rows = []
     for case in cases:
         on = [{k: v for k, v in asdict(s).items() if k != "cost"} for s in case.on]
-        rows.append({"label": case.label, "budget": case.budget, **asdict(case.cost), "on": on})
+        cost = {k: v for k, v in asdict(case.cost).items() if k != "shapes"}
+        rows.append({"label": case.label, "budget": case.budget, **cost, "on": on})
     return rows
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dynaconv.analysis.environment import available_bytes
-from dynaconv.analysis.saved import saved_bytes
+from dynaconv.analysis.saved import optimizer_bytes, saved_bytes
 from dynaconv.training.config import Recipe
 from dynaconv.training.fitting import build_model
 from dynaconv.training.module import make_optimizer
@@ -111,7 +111,7 @@ def memory_of(model: nn.Module, recipe: Recipe, data: DataNumbers, processes: in
         weights=weights,
         gradients=parameters,
         buckets=parameters if processes > 1 else 0,
-        optimizer=_or_none(lambda: _state_bytes(model, recipe)),
+        optimizer=_or_none(lambda: optimizer_bytes(model, lambda m: make_optimizer(m, recipe.optimizer))),
         average=0 if recipe.ema.decay is None else weights,
         activations=_or_none(lambda: saved_bytes(model, size, recipe.loader.batch_size)),
     )
@@ -155,18 +155,6 @@ def measure_step(recipe: Recipe, data: DataNumbers) -> StepTime | str:
     while time.perf_counter() - began < MEASURE_SECONDS:
         times.append(seconds_of(step))
     return StepTime(str(fabric.device), batch, median(times), (min(times), max(times)), len(times))
-
-
-def _state_bytes(model: nn.Module, recipe: Recipe) -> int:
-    """The optimiser's state after a step on a network without memory."""
-    optimizer = make_optimizer(model, recipe.optimizer)
-    for parameter in model.parameters():
-        parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    for parameter in model.parameters():
-        parameter.grad = None
-    tensors = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
-    return _bytes(tensors)
 
 
 def _bytes(tensors: list[Any]) -> int:
