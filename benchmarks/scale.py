@@ -33,7 +33,7 @@ import dynaconv
 from dynaconv.analysis.environment import command_line, describe, environment, utc_now
 from dynaconv.analysis.files import write_text
 from dynaconv.analysis.memory import ALLOCATION, watch_peak
-from dynaconv.analysis.scale import all_gather_bytes
+from dynaconv.analysis.scale import all_gather_bytes, padded_bytes
 from dynaconv.training.scale import count_case
 from dynaconv.training.sharding import shard
 
@@ -136,28 +136,34 @@ def measure(network: str, way: str, options: argparse.Namespace) -> dict[str, An
     if any(process.returncode for process in pair):
         raise SystemExit(f"{network}, {way}: a process failed")
     first, second = (json.loads(text.strip().splitlines()[-1]) for text in texts)
-    with torch.device("meta"):
-        model = dynaconv.create_model(network, num_classes=CLASSES)
-    size = (3, options.image_size, options.image_size)
-    says = count_case(network, model, size, options.batch_size, [WORLD]).on[0]
-    if way == "fsdp":
-        # gloo has no reduce-scatter of its own: it all-reduces, which sends the gradients once more.
-        expected, memory = says.fsdp_sent + all_gather_bytes(says.cost.gradient_bytes, WORLD), says.fsdp_memory
-    else:
-        norms = says.norms_sent if way != "ddp" else 0
-        expected, memory = says.ddp_sent + says.buffers_sent + norms, says.ddp_memory
-    row = {
-        "network": network,
-        "way": way,
-        "sent_bytes": {"measured": first["bytes"], "model": expected * WORLD},
-        "peak_bytes": {"measured": max(first["peak"], second["peak"]), "model": memory},
-    }
+    row = beside_model(
+        network, way, options.batch_size, options.image_size, first["bytes"], max(first["peak"], second["peak"])
+    )
     if "seconds" in first:
         ratios = [b / a for a, b in zip(first["seconds"]["one"], first["seconds"]["two"], strict=True)]
         low, _, high = quantiles(ratios, n=4, method="inclusive")
         row["time"] = {"ratio": median(ratios), "quartiles": [low, high], "rounds": len(ratios)}
         row["time"]["seconds_alone"] = median(first["seconds"]["one"])
     return row
+
+
+def beside_model(network: str, way: str, batch: int, size: int, sent_bytes: float, peak_bytes: int) -> dict[str, Any]:
+    """What was measured, and what the model says of it."""
+    with torch.device("meta"):
+        model = dynaconv.create_model(network, num_classes=CLASSES)
+    says = count_case(network, model, (3, size, size), batch, [WORLD]).on[0]
+    if way == "fsdp":
+        # gloo has no reduce-scatter of its own: it all-reduces, which sends the gradients once more.
+        expected, memory = says.fsdp_sent + all_gather_bytes(padded_bytes(says.cost, WORLD), WORLD), says.fsdp_memory
+    else:
+        norms = says.norms_sent if way != "ddp" else 0
+        expected, memory = says.ddp_sent + says.buffers_sent + norms, says.ddp_memory
+    return {
+        "network": network,
+        "way": way,
+        "sent_bytes": {"measured": sent_bytes, "model": expected * WORLD},
+        "peak_bytes": {"measured": peak_bytes, "model": memory},
+    }
 
 
 def line(row: dict[str, Any]) -> str:

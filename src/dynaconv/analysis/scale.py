@@ -140,6 +140,17 @@ def norm_bytes(channels: int, gpus: int) -> int:
     return (gpus - 1) * (2 * channels + 1) * NUMBER + all_reduce_bytes(2 * channels * NUMBER, gpus)
 
 
+def padded_bytes(cost: TrainingCost, gpus: int, blocks_only: bool = False) -> int:
+    """Weights as FSDP cuts them: first dimensions padded to a multiple of the GPUs.
+
+    Args:
+        cost: of one GPU.
+        gpus: how many.
+        blocks_only: leave out what belongs to no block.
+    """
+    return sum(-(-rows // gpus) * gpus * row for rows, row, in_block in cost.shapes if in_block or not blocks_only)
+
+
 def count_training(
     model: nn.Module,
     input_size: Sequence[int],
@@ -205,8 +216,7 @@ def scaled(cost: TrainingCost, gpus: int) -> Scaled:
         raise DynaconvError(f"gpus={gpus}; expected at least 1")
     batch = cost.buffer_bytes + cost.activation_bytes
     gathered = 2 * cost.outside_bytes + cost.block_bytes if gpus > 1 else 0
-    padded = [(-(-rows // gpus) * gpus * row, in_block) for rows, row, in_block in cost.shapes]
-    moved = sum((3 if in_block else 2) * size for size, in_block in padded)
+    moved = 2 * padded_bytes(cost, gpus) + padded_bytes(cost, gpus, blocks_only=True)
     return Scaled(
         cost=cost,
         gpus=gpus,
