@@ -178,6 +178,15 @@ def line(row: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def table_row(row: dict[str, Any]) -> str:
+    """A row for the page."""
+    cells = [row["network"], row["way"]]
+    for name, unit in (("sent_bytes", 1e6), ("peak_bytes", 2**20)):
+        got, says = row[name]["measured"] / unit, row[name]["model"] / unit
+        cells += [f"{got:,.1f}", f"{says:,.1f}", f"{got / says - 1:+.1%}"]
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("networks", nargs="*", default=["resnet18", "kw1x_resnet18", "kw4x_resnet18"])
@@ -212,6 +221,7 @@ def main() -> None:
         for way in WAYS:
             result["rows"].append(measure(network, way, options))
             print(line(result["rows"][-1]), flush=True)
+    print("\n".join(map(table_row, result["rows"])))
     result["load_after"] = os.getloadavg()[0]
     write_text(options.out, json.dumps(result, indent=1))
 

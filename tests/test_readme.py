@@ -89,6 +89,16 @@ def test_the_committed_study_is_the_one_in_the_docs(file):
         assert f"| {entry['label']} | {entry['parameters']:,} | {100 * entry['top1_mean']:.2f} ({seeds}) |" in page
 
 
+def test_measured_scale_is_the_one_in_the_docs():
+    page = (ROOT / "docs" / "scale.md").read_text()
+    for row in json.loads((ROOT / "docs" / "results" / "scale.json").read_text())["rows"]:
+        cells = [row["network"], row["way"]]
+        for name, unit in (("sent_bytes", 1e6), ("peak_bytes", 2**20)):
+            measured, model = row[name]["measured"] / unit, row[name]["model"] / unit
+            cells += [f"{measured:,.1f}", f"{model:,.1f}", f"{measured / model - 1:+.1%}"]
+        assert f"| {' | '.join(cells)} |" in page
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_links_of_the_docs(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
