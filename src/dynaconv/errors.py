@@ -38,6 +38,17 @@ class RunWarning(UserWarning):
     """Something happened to a training run that it survives."""
 
 
+class ImageError(DynaconvError):
+    """A file that can not be read as an image: ``ImageError(name, cause)``."""
+
+    def __init__(self, name: str, cause: str) -> None:
+        super().__init__(name, cause)
+        self.name, self.cause = name, cause
+
+    def __str__(self) -> str:
+        return f"{self.name} can not be read as an image: {self.cause}"
+
+
 class UnknownModelError(DynaconvError):
     """A model name that is neither a preset nor a backbone."""
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dynaconv.errors import DynaconvError
-from dynaconv.training.sampling import EpochBatches, ResumableLoader, SeededDataset, seed_everywhere, seeded
+from dynaconv.training.reading import SeededDataset
+from dynaconv.training.sampling import EpochBatches, ResumableLoader, seed_everywhere, seeded
 
 
 def numbers(batches: EpochBatches) -> list[list[int]]:
@@ -81,7 +82,7 @@ def test_resumes_within_an_epoch():
     iterator = iter(loader)
     assert next(iterator) == whole[0]
     state = loader.state_dict()
-    assert state == {"epoch": 2, "given": 1}
+    assert state == {"epoch": 2, "given": 1, "faults": []}
 
     again = make()
     resumed = ResumableLoader(again, again)
@@ -104,11 +105,11 @@ def test_resumes_at_the_end_of_an_epoch_with_the_next():
 
 
 def test_every_image_has_a_random_stream_of_its_own():
-    data = SeededDataset([("a", 0), ("b", 1)], lambda _: (random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+    data = SeededDataset([("a", 0), ("b", 1)], lambda _: (random.random(), np.random.rand(), torch.rand(1).item()), 2)  # noqa: NPY002
     seed_everywhere(0)
     outside = torch.get_rng_state()
     assert data[(0, 7)] == data[(0, 7)]
-    assert data[(0, 7)][0] != data[(0, 8)][0]
+    assert data[(0, 7)].image != data[(0, 8)].image
     assert torch.equal(torch.get_rng_state(), outside)
 
 

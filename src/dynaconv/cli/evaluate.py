@@ -52,4 +52,6 @@ def run(arguments: Sequence[str]) -> None:
         print(json.dumps(metrics))
         return
     top5 = f", top-5 {metrics['val_top5']:.2%}" if "val_top5" in metrics else ""
-    print(f"top-1 {metrics['val_top1']:.2%}{top5}, loss {metrics['val_loss']:.4f}")
+    left_out = f", {metrics['val_unreadable']} unreadable left out" if metrics["val_unreadable"] else ""
+    images = f"{metrics['val_images']:,} images{left_out}"
+    print(f"top-1 {metrics['val_top1']:.2%}{top5}, loss {metrics['val_loss']:.4f} ({images})")

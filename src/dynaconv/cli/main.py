@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the process if None.
 
     Returns:
-        The exit code: 0, 2 after an error of the user's, 130 after an interruption.
+        The exit code: 0, 1 if part of the work could not be done, 2 after an error of the user's, 130 after an
+        interruption.
 
     Raises:
         SystemExit: with 143, from a run that a signal told to stop, when it is saved.
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "bench",
             ):  # said by plan, or long known
                 warnings.simplefilter("ignore", PlanWarning)
-            importlib.import_module(MODULES[command]).run(rest)
+            return importlib.import_module(MODULES[command]).run(rest) or 0
     except DynaconvError as error:
         print(f"dynaconv {command}: {' '.join(str(error).replace(chr(10), '; ').split())}", file=sys.stderr)
         return 2
@@ -101,7 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         warnings.formatwarning = _PLAIN_FORMAT
-    return 0
 
 
 _PLAIN_FORMAT = warnings.formatwarning

@@ -201,6 +201,9 @@ def epoch_line(epochs: int | None, prefix: str = "") -> Callable[[Mapping[str, A
                 parts.append(f"{label} {row[key]:.2%}")
         if row.get("tau") is not None:
             parts.append(f"tau {row['tau']:.2f}")
+        for key, label in (("unreadable", "unreadable"), ("val_unreadable", "val unreadable")):
+            if row.get(key):
+                parts.append(f"{label} {row[key]:.0f}")
         print("  ".join([*parts, f"{row['seconds']:.1f} s"]), flush=True)
 
     return show

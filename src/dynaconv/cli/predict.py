@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def parser() -> Any:
     """Flags of the command."""
     flags = make_parser(
         "predict",
-        "Classify image files with a saved network.",
+        "Classify image files with a saved network. Files that can not be read are told, and the others classified;\n"
+        "the exit code is then 1.",
         EXAMPLES,
         "IMAGE... --checkpoint CHECKPOINT [options]",
     )
@@ -31,23 +33,28 @@ def parser() -> Any:
     return flags
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Print a line an image and class."""
+def run(arguments: Sequence[str]) -> int:
+    """Print a line an image and class; what can not be read goes to stderr, and 1 is returned."""
     values = parser().parse_args(list(arguments))
     from dynaconv.training.prediction import predict
 
     quiet_logs()
     predictions = predict(values.checkpoint, values.images, top=values.top, device=values.device)
+    failed = [prediction for prediction in predictions if prediction.error is not None]
+    for prediction in failed:
+        print(f"dynaconv predict: {prediction.error}", file=sys.stderr)
     if values.json:
         entries = [
             {
                 "image": p.image,
                 "classes": [{"class": name, "probability": share} for name, share in p.classes],
             }
+            | ({} if p.error is None else {"error": p.error})
             for p in predictions
         ]
         print(json.dumps(entries, indent=2))
-        return
+        return 1 if failed else 0
     for prediction in predictions:
         for name, share in prediction.classes:
             print(f"{prediction.image}  {name}  {share:.2%}")
+    return 1 if failed else 0

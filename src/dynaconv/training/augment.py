@@ -147,7 +147,21 @@ def eval_transform(
     steps = require("timm.data", "train").create_transform(
         image_size, crop_pct=crop_pct, interpolation=interpolation, normalize=False
     )
+    steps.transforms.insert(0, _cut_strip)
     return FileTransform(steps, mean, std)
+
+
+def _cut_strip(image: Any) -> Any:
+    """The middle of an image longer than 16 times its width: the crop keeps no more, and the whole could fill memory.
+
+    1 x 100,000 pixels, resized to a shorter side of 236, would be 16 GB.
+    """
+    width, height = image.size
+    longest = 16 * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 def _rand_augment(name: str, image_size: int, fill: tuple[int, ...]) -> Callable[[Any], Any]:

@@ -38,6 +38,9 @@ class LoaderConfig:
         drop_last: drop the incomplete last batch of a training epoch. Every epoch is shuffled anew, so no image is
             dropped twice in a row but by chance; batches keep one size and never hold a single image.
         limit: use only this many training images, for a quick try.
+        max_bad: largest share of an epoch's images that may be unreadable, rounded up to whole images. Others take
+            their place in training, validation leaves them out, and both are counted and named.
+        shuffle_buffer: streams only: images, not decoded, among which a worker draws the next one; its memory.
     """
 
     image_size: int | None = None
@@ -53,6 +56,8 @@ class LoaderConfig:
     interpolation: str = "bicubic"
     drop_last: bool = True
     limit: int | None = None
+    max_bad: float = 0.01
+    shuffle_buffer: int = 2048
 
     def __post_init__(self) -> None:
         _require(
@@ -71,6 +76,8 @@ class LoaderConfig:
             "0 < share <= 1",
         )
         _require(self.limit is None or self.limit > 0, "loader.limit", self.limit, "at least 1 image")
+        _require(0 <= self.max_bad <= 1, "loader.max_bad", self.max_bad, "a share, 0 to 1")
+        _require(self.shuffle_buffer > 0, "loader.shuffle_buffer", self.shuffle_buffer, "at least 1 image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +252,8 @@ class Recipe:
             {params: 4M}; null for the plain backbone, or for the preset's own config.
         where: with a backbone: patterns of the layers to convert, null for the method's own choice.
         backbone: further arguments of the backbone, such as {drop_path_rate: 0.1}.
-        data: digits, mnist5k, scenes, folder:PATH (train/ and val/ with a folder a class), or timm:NAME.
+        data: digits, mnist5k, scenes, folder:PATH (train/ and val/ with a folder a class), wds:PATH (shards of
+            WebDataset), or timm:NAME.
         loader: reading and batching.
         augment: augmentation.
         optimizer: optimiser.

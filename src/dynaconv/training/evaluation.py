@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from dynaconv.training._lightning import Trainer, quiet_lightning
 from dynaconv.training.config import LoaderConfig, Recipe, RunConfig
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.module import ClassificationModule
+
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -36,7 +39,8 @@ def evaluate(
         progress_bar: show Lightning's progress bar.
 
     Returns:
-        ``val_loss``, ``val_top1`` and, with more than five classes, ``val_top5``; accuracies are shares of 1.
+        ``val_loss``, ``val_top1`` and, with more than five classes, ``val_top5``; accuracies are shares of 1, of
+        ``val_images``. ``val_unreadable`` images were left out, and are named in the log.
 
     Raises:
         CheckpointError: if the checkpoint can not be loaded.
@@ -98,7 +102,12 @@ def validate(
                 f"Lightning's Trainer refuses accelerator={run.accelerator!r}, precision={run.precision!r}: {error}"
             ) from error
         metrics = trainer.validate(module, datamodule=images, verbose=False)[0]
-    return {name: float(value) for name, value in metrics.items()}
+    ledger = images.ledgers.get("val_unreadable")
+    unreadable = 0 if ledger is None else len(ledger.faults)
+    if ledger is not None and (text := ledger.report()):
+        _logger.warning("%s", text)
+    counts = {"val_images": images.summary()["val"] - unreadable, "val_unreadable": unreadable}
+    return {name: float(value) for name, value in metrics.items()} | counts
 
 
 def _shorten(names: Any) -> str:

@@ -30,6 +30,7 @@ from dynaconv.training.config import Recipe
 from dynaconv.training.curves import save_curves
 from dynaconv.training.data import ImageDataModule
 from dynaconv.training.ema import EmaCallback
+from dynaconv.training.embedded import EMBEDDED
 from dynaconv.training.guarding import RunGuard, stopped
 from dynaconv.training.history import History, Row
 from dynaconv.training.module import ClassificationModule, make_optimizer
@@ -39,6 +40,8 @@ from dynaconv.training.saving import RESUME_FILE, RunCheckpoint, holds_run
 from dynaconv.training.trainer import make_trainer
 from dynaconv.training.tuning import open_source_network, prepare_as, settle, start_from
 from dynaconv.training.tuning_module import TuningModule
+from dynaconv.training.unchanged import check_unchanged, note_data
+from dynaconv.training.unreadable import UnreadableReport
 from dynaconv.training.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"
@@ -171,8 +174,10 @@ def fit_or_resume(
 
 def findable(data: str) -> str:
     """A data source's name that still means the same from another folder."""
-    kind, mark, path = data.partition("folder:")
-    return f"{mark}{Path(path).resolve()}" if mark and not kind else data
+    kind, mark, path = data.partition(":")
+    if not mark and data not in EMBEDDED:
+        return f"folder:{Path(data).expanduser().resolve()}"
+    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "wds") and "://" not in path else data
 
 
 def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -183,6 +188,12 @@ def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Mod
         num_classes: length of the logits.
         in_chans: channels of the images.
     """
+    for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if recipe.backbone.get(name, value) != value:
+            raise DynaconvError(
+                f"backbone.{name}={recipe.backbone[name]}, but the data have {value}; leave it out (the data decide)"
+            )
+    backbone = {name: value for name, value in recipe.backbone.items() if name not in ("num_classes", "in_chans")}
     config = None if recipe.method is None else dynaconv.config_from_dict(recipe.method)
     description = {
         "name": recipe.model,
@@ -190,7 +201,7 @@ def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Mod
         "where": recipe.where,
         "num_classes": num_classes,
         "in_chans": in_chans,
-        "backbone_kwargs": dict(recipe.backbone),
+        "backbone_kwargs": backbone,
     }
     with seeded(recipe.run.seed):
         model = dynaconv.create_model(
@@ -199,7 +210,7 @@ def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Mod
             where=recipe.where,
             num_classes=num_classes,
             in_chans=in_chans,
-            **recipe.backbone,
+            **backbone,
         )
     return model, description
 
@@ -217,7 +228,9 @@ def load_recipe(path: str | Path) -> Recipe:
 @rank_zero_only
 def prepare_folder(recipe: Recipe, folder: Path) -> None:
     """Make a run's folder and write its recipe, in the first of several processes alone."""
-    save_recipe(replace(recipe, data=findable(recipe.data)), folder / CONFIG_FILE)
+    root = recipe.loader.root
+    loader = recipe.loader if root is None or "://" in root else replace(recipe.loader, root=str(Path(root).resolve()))
+    save_recipe(replace(recipe, data=findable(recipe.data), loader=loader), folder / CONFIG_FILE)
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
@@ -235,7 +248,7 @@ def _run(
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
     ready: Callable[[], None] = lambda: None,
 ) -> FitResult:
-    recipe, images, module, arguments, summary = _begin(recipe, fresh=found is None)
+    recipe, images, module, arguments, summary = _begin(recipe, None if found is None else folder)
     model = dynaconv.synchronise_norms(module.model) if recipe.run.sync_batchnorm else module.model
     description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
     make_optimizer(model, recipe.optimizer)  # before anything is written: it may refuse
@@ -245,6 +258,7 @@ def _run(
     every = [
         IterationSeed(recipe.run.seed),
         TemperatureCallback(recipe.schedule.temperature_length),
+        UnreadableReport(images.ledgers),
         history,
         guard,
         saving,
@@ -259,6 +273,8 @@ def _run(
         if found is not None:
             check_iteration(found, recipe, trainer.world_size)
         prepare_folder(recipe, folder)
+        if found is None:
+            note_data(images, folder)
         ready()
         if found is None and summary is not None:
             rank_zero_only(write_text)(folder / START_FILE, json.dumps(summary, indent=1) + "\n")
@@ -272,20 +288,25 @@ def _run(
 
 
 def _begin(
-    recipe: Recipe, fresh: bool
+    recipe: Recipe, resumed: Path | None
 ) -> tuple[Recipe, ImageDataModule, ClassificationModule, dict[str, Any], dict[str, Any] | None]:
-    """Data and network of a run at its start, the arguments that make the network, and figures of a trained start."""
+    """Data and network of a run at its start, the arguments that make the network, and figures of a trained start.
+
+    A run that is resumed gives its folder, which says what its data were.
+    """
     source = None if recipe.tune is None else open_source_network(recipe)
     if source is not None:
         recipe = settle(recipe, source)
     images = ImageDataModule.from_recipe(recipe)
     images.setup()
+    if resumed is not None:
+        check_unchanged(images, resumed)
     count = len(images.classes)
     if source is None:
         model, arguments = build_model(recipe, count, images.in_chans)
         return recipe, images, ClassificationModule(model, recipe, count), arguments, None
     prepare_as(images, source)
-    start = start_from(recipe, source, images, judged=fresh)
+    start = start_from(recipe, source, images, judged=resumed is None)
     return recipe, images, TuningModule(start, recipe, count), start.arguments, start.summary
 
 

@@ -18,9 +18,11 @@ from dynaconv.training.module import classification_module
 
 Row = dict[str, Any]
 COLUMNS: tuple[str, ...] = (
-    "epoch", "step", "lr", "tau", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "seconds"
+    "epoch", "step", "lr", "tau", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "unreadable",
+    "val_unreadable", "seconds",
 )  # fmt: skip
-"""Epochs count from 1; steps are the optimiser's, accuracies shares of 1, seconds without validation."""
+"""Epochs count from 1; steps are the optimiser's, accuracies shares of 1, seconds without validation. Unreadable are
+images of files and streams: in training others took their place, in validation they were left out."""
 
 
 UNFINISHED = "unfinished_epoch"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dynaconv.checkpoints.native import load_checkpoint
-from dynaconv.errors import DynaconvError, require
+from dynaconv.errors import DynaconvError, ImageError
 from dynaconv.training.augment import eval_transform
+from dynaconv.training.images import load_image
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Prediction:
 
     Args:
         image: path of the file.
-        classes: (name, probability), most probable first.
+        classes: (name, probability), most probable first; none if the file could not be read.
+        error: why it could not be read.
     """
 
     image: str
-    classes: tuple[tuple[str, float], ...]
+    classes: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
 
 
 def predict(
@@ -39,17 +43,17 @@ def predict(
 
     Args:
         checkpoint: name of the pair of files, such as ``runs/<name>/<time>/best``.
-        images: paths of image files, any format and mode Pillow reads.
+        images: paths of image files, see :func:`dynaconv.training.images.load_image`.
         top: how many classes to name.
         device: where to run, such as ``cuda``.
         batch_size: images at once.
 
     Returns:
-        One prediction an image, in the order given.
+        One prediction an image, in the order given; a file that can not be read has an error instead of classes.
 
     Raises:
         CheckpointError: if the checkpoint can not be loaded.
-        DynaconvError: if a file is missing or no image, or ``top`` is below 1.
+        DynaconvError: if ``top`` is below 1, or there is no such device.
     """
     if top < 1:
         raise DynaconvError(f"top={top}; expected at least 1")
@@ -65,23 +69,26 @@ def predict(
     predictions: list[Prediction] = []
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]
-        batch = torch.stack([transform(_open(path)) for path in paths])
-        with torch.inference_mode():
-            probabilities = model(batch.to(device)).float().softmax(dim=1).cpu()
-        values, indices = probabilities.topk(min(top, len(classes)), dim=1)
-        for path, row_values, row_indices in zip(paths, values.tolist(), indices.tolist(), strict=True):
-            named = tuple((classes[i], value) for i, value in zip(row_indices, row_values, strict=True))
+        read = [_read(path, transform) for path in paths]
+        tensors = [image for image in read if isinstance(image, Tensor)]
+        rows: Iterator[tuple[list[float], list[int]]] = iter(())
+        if tensors:
+            with torch.inference_mode():
+                probabilities = model(torch.stack(tensors).to(device)).float().softmax(dim=1).cpu()
+            values, indices = probabilities.topk(min(top, len(classes)), dim=1)
+            rows = zip(values.tolist(), indices.tolist(), strict=True)
+        for path, image in zip(paths, read, strict=True):
+            if isinstance(image, str):
+                predictions.append(Prediction(str(path), error=image))
+                continue
+            named = tuple((classes[number], value) for value, number in zip(*next(rows), strict=True))
             predictions.append(Prediction(str(path), named))
     return predictions
 
 
-def _open(path: str | Path) -> Any:
-    pillow = require("PIL.Image", "train")
+def _read(path: str | Path, transform: Callable[[Any], Tensor]) -> Tensor | str:
+    """The image as the network sees it, or why there is none."""
     try:
-        with pillow.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise DynaconvError(f"there is no image at {path}") from error
-    except (OSError, ValueError) as error:
-        raise DynaconvError(f"{path} can not be read as an image: {error}") from error
+        return transform(load_image(path))
+    except ImageError as error:
+        return str(error)

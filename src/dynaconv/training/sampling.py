@@ -1,22 +1,22 @@
 """Batches as a pure function of (seed, epoch, position), so that a resumed run sees what an uninterrupted one sees.
 
 Lightning saves and restores the state of a loader that has ``state_dict`` and ``load_state_dict``;
-:class:`ResumableLoader` gives ours that, and :class:`SeededDataset` gives every image its own random stream, whichever
+:class:`ResumableLoader` gives ours that. Every place in the order comes with a seed for its augmentation, whichever
 worker decodes it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from dynaconv.errors import DynaconvError
+from dynaconv.training.unreadable import Ledger
 
 
 def derive_seed(*parts: int) -> int:
@@ -50,7 +50,7 @@ class EpochBatches:
     """Batches of (image number, seed), shuffled anew each epoch.
 
     Args:
-        length: number of images.
+        length: number of images, over all processes.
         batch_size: images a batch, of this process.
         shuffle: shuffle by (seed, epoch); otherwise in order.
         drop_last: drop an incomplete last batch, unless it is the only one.
@@ -115,58 +115,49 @@ class EpochBatches:
         return [own[batch * self.batch_size :][: self.batch_size] for batch in range(self.count)]
 
 
-class SeededDataset(Dataset[Any]):
-    """A dataset of (PIL image, label) whose random transform draws from the seed that comes with the index.
-
-    Args:
-        images: anything with ``len`` and items (PIL image, label).
-        transform: from PIL image to tensor.
-    """
-
-    def __init__(self, images: Any, transform: Callable[[Any], Any]) -> None:
-        self.images, self.transform = images, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int]:
-        index, seed = key
-        image, label = self.images[index]
-        with seeded(seed):
-            return self.transform(image), int(label)
-
-
 class ResumableLoader:
     """A loader that knows where it is: counts the batches it gave and can start from any of them.
 
     Args:
         loader: iterable that follows ``batches``.
         batches: the order, whose ``start`` and ``epoch`` this sets.
+        ledger: takes faults out of the batches of files, and counts them; None if there are none.
     """
 
-    def __init__(self, loader: Iterable[Any], batches: EpochBatches) -> None:
-        self.loader, self.batch_sampler = loader, batches
+    def __init__(self, loader: Iterable[Any], batches: EpochBatches, ledger: Ledger | None = None) -> None:
+        self.loader, self.batch_sampler, self.ledger = loader, batches, ledger
         self._given = 0
+        self._faults: list[Any] = []
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Any]:
         self._given = self.batch_sampler.start
+        if self.ledger is not None:
+            self.ledger.begin(self._faults if self._given else ())
         # Made now, not at the first batch: workers start decoding while the network is still being set up.
         return self._count(iter(self.loader))
 
     def _count(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
             self._given += 1
+            if self.ledger is not None:
+                batch = self.ledger.take(batch)
+                if batch is None and self.batch_sampler.world_size == 1:
+                    continue
+                if batch is None:  # processes must keep step
+                    raise DynaconvError(f"no image of a batch could be read; {self.ledger}: mend them, or remove them")
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch, and batches of it that were given."""
-        return {"epoch": self.batch_sampler.epoch, "given": self._given}
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, batches of it that were given, and what could not be read in them."""
+        faults = [] if self.ledger is None else [list(fault) for fault in self.ledger.faults]
+        return {"epoch": self.batch_sampler.epoch, "given": self._given, "faults": faults}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batches that were given."""
         finished = state["given"] >= len(self)
         self.batch_sampler.epoch = state["epoch"] + finished
         self.batch_sampler.start = self._given = 0 if finished else state["given"]
+        self._faults = state.get("faults", [])

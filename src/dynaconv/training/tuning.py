@@ -23,10 +23,10 @@ from dynaconv.convert import draft_plan, recalibrate_norms
 from dynaconv.errors import DynaconvError
 from dynaconv.training.config import LoaderConfig, Recipe, TuneConfig
 from dynaconv.training.data import ImageDataModule
+from dynaconv.training.embedded import EMBEDDED
 from dynaconv.training.evaluation import validate
 from dynaconv.training.groups import Role, roles
 from dynaconv.training.sampling import seeded
-from dynaconv.training.sources import EMBEDDED
 
 TIMM = "timm"
 
