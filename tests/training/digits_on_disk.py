@@ -1,4 +1,4 @@
-"""The digits of scikit-learn as files, shards of WebDataset, or Parquet files: a few, in a second."""
+"""The digits of scikit-learn as shards of WebDataset and Parquet files: a few, in a second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import tarfile
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -38,17 +37,6 @@ def split(name: str) -> list[list[int]]:
         shards.append(list(range(first, first + length)))
         first += length
     return shards
-
-
-def make_folder(root: Path) -> Path:
-    """``train/CLASS/NUMBER.png`` and ``val/CLASS/NUMBER.png``."""
-    files, labels = digits()
-    for name, folder in (("train", "train"), ("validation", "val")):
-        for number in chain(*split(name)):
-            path = root / folder / str(labels[number]) / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(files[number])
-    return root
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:

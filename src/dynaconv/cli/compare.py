@@ -106,7 +106,7 @@ def add_shared_flags(flags: Any, model: str | None, model_help: str, method_help
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
     flags.add_argument(
-        "--data", type=str, default=Recipe.data, help="digits, mnist5k, scenes, folder:PATH, or timm:NAME"
+        "--data", type=str, default=Recipe.data, help="digits, mnist5k, scenes, folder:PATH, wds:PATH, or timm:NAME"
     )
     flags.add_argument("--method", type=dict[str, Any] | None, default=None, help=method_help)
     for name, group in GROUPS.items():

@@ -104,7 +104,7 @@ def add_recipe_flags(flags: Any, usual: Recipe, model_help: str) -> None:
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
     flags.add_argument(
-        "--data", type=str, default=usual.data, help="digits, mnist5k, scenes, folder:PATH, or timm:NAME"
+        "--data", type=str, default=usual.data, help="digits, mnist5k, scenes, folder:PATH, wds:PATH, or timm:NAME"
     )
     for name, group in GROUPS.items():
         flags.add_class_arguments(group, name, default=asdict(getattr(usual, name)))

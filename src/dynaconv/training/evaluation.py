@@ -104,6 +104,8 @@ def validate(
         metrics = trainer.validate(module, datamodule=images, verbose=False)[0]
     ledger = images.ledgers.get("val_unreadable")
     unreadable = 0 if ledger is None else len(ledger.faults)
+    if unreadable == images.summary()["val"]:
+        raise DynaconvError(f"no validation image could be read; {ledger}")
     if ledger is not None and (text := ledger.report()):
         _logger.warning("%s", text)
     counts = {"val_images": images.summary()["val"] - unreadable, "val_unreadable": unreadable}

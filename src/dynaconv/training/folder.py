@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,9 +71,13 @@ def find_splits(root: Path) -> tuple[Path, Path]:
     Raises:
         DynaconvError: if there is no such folder, it can not be read, or one of the two is missing.
     """
-    if not root.exists():
-        raise DynaconvError(f"data folder {root} does not exist or is no folder")
-    if not root.is_dir():
+    try:
+        folder = stat.S_ISDIR(root.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DynaconvError(f"data folder {root} does not exist or is no folder") from error
+    except OSError as error:
+        _refuse(error)
+    if not folder:
         hint = f"; for a WebDataset shard: wds:{root}" if root.suffix == ".tar" else ""
         raise DynaconvError(f"data folder {root} is a file; expected a folder with train/ and val/{hint}")
     found = sorted(entry.name for entry in _entries(root) if entry.is_dir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _open(name: str, loader: LoaderConfig) -> ImageSource:
         if reader == "wds":
             return open_webdataset(loader.root or rest.partition("/")[2], loader)
         return open_parquet(rest, loader) if reader == "hfids" else _open_timm(rest, loader)
-    if kind == "folder" or (name and Path(name).expanduser().exists()):
+    if kind == "folder" or "/" in name or (name and os.path.exists(name)):  # noqa: PTH110  (Path.exists may raise)
         root = Path(rest if kind == "folder" else name).expanduser()
         train, val = open_splits(root)
         return ImageSource(f"folder:{root}", train.classes, 3, 224, train, val)
