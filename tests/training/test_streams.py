@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dynaconv.errors import DynaconvError
+from dynaconv.training.sampling import ResumableLoader
 from dynaconv.training.streams import RawImage, Stream, StreamBatches, StreamDataset, buffered_order
 from dynaconv.training.unreadable import collate
 
@@ -102,6 +103,16 @@ def test_any_place_is_reached_without_what_was_before(lanes, start):
     assert epoch_of(*make(reader, lanes=lanes, epoch=2, start=start)) == whole[start:]
     # Of what was given out, at most the shards in hand and the buffers' holes are read again.
     assert reader.given <= 25
+
+
+def test_a_stream_goes_on_only_as_it_was_cut():
+    batches, _ = make(lanes=2)
+    state = ResumableLoader(batches, batches).state_dict() | {"given": 4}
+    other, _ = make(lanes=3)
+    with pytest.raises(DynaconvError, match=r"cut by .*'workers': 2.* now by .*'workers': 3.*; resume it"):
+        ResumableLoader(other, other).load_state_dict(state)
+    ResumableLoader(other, other).load_state_dict(state | {"given": len(other)})  # a new epoch may be cut anew
+    assert (other.epoch, other.start) == (1, 0)
 
 
 def test_finished_shards_stay_closed_on_resuming():

@@ -95,6 +95,10 @@ class EpochBatches:
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
+    def cut(self) -> dict[str, int]:
+        """What the images of a batch depend on, beyond the order and the images of an iteration over all processes."""
+        return {}
+
     def __len__(self) -> int:
         return self.count
 
@@ -151,13 +155,24 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, batches of it that were given, and what could not be read in them."""
+        """Epoch, batches of it that were given, how they are cut, and what could not be read in them."""
         faults = [] if self.ledger is None else [list(fault) for fault in self.ledger.faults]
-        return {"epoch": self.batch_sampler.epoch, "given": self._given, "faults": faults}
+        cut = self.batch_sampler.cut()
+        return {"epoch": self.batch_sampler.epoch, "given": self._given, "cut": cut, "faults": faults}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the batches that were given."""
+        """Continue after the batches that were given; the first process, whose state it is, goes on with its faults.
+
+        Raises:
+            DynaconvError: if the rest of the epoch would be other images than before.
+        """
         finished = state["given"] >= len(self)
+        then, now = state.get("cut", {}), self.batch_sampler.cut()
+        if then != now and not finished and state["given"]:
+            raise DynaconvError(
+                f"the run stopped within an epoch of a stream that was cut by {then}, now by {now}; resume it with the "
+                "same loader.batch_size, loader.workers and run.devices"
+            )
         self.batch_sampler.epoch = state["epoch"] + finished
         self.batch_sampler.start = self._given = 0 if finished else state["given"]
-        self._faults = state.get("faults", [])
+        self._faults = state.get("faults", []) if self.batch_sampler.rank == 0 else []

@@ -119,6 +119,10 @@ class StreamBatches(EpochBatches):
             place = sum(sizes[batch % self.lanes : batch : self.lanes])
             yield [(self.epoch, batch % self.lanes, place + i) for i in range(sizes[batch])]
 
+    def cut(self) -> dict[str, int]:
+        """The order of a lane depends on all of these."""
+        return {"batch_size": self.batch_size, "workers": self.lanes, "processes": self.world_size}
+
     def span(self, lane: int) -> range:
         """The lane's positions in the epoch's concatenation; beyond its end they go on at its beginning."""
         sizes = self._sizes()
