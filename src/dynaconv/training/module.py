@@ -92,7 +92,8 @@ class ClassificationModule(LightningModule):
         self.model = model
         self.recipe = recipe
         self.mixer = make_mixer(recipe.augment, num_classes)
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        # A loss that is none stays none; "disable" would do so too, but weighs all batches alike (torchmetrics 1.9).
+        self.train_loss = MeanMetric(nan_strategy=float("nan"))
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_top5 = (
