@@ -39,7 +39,8 @@ def test_what_a_run_leaves(run):
     folder = result.run_dir
     names = {path.name for path in folder.iterdir()}
     pairs = {f"{name}.{kind}" for name in ("best", "last") for kind in ("safetensors", "json")}
-    assert names == pairs | {"config.yaml", "metrics.csv", "curves.png", "last.ckpt", "previous.ckpt", "tensorboard"}
+    resuming = {"config.yaml", "data.json", "last.ckpt", "previous.ckpt"}
+    assert names == pairs | resuming | {"metrics.csv", "curves.png", "tensorboard"}
     assert any((folder / "tensorboard").iterdir())
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert Recipe.from_dict(yaml.safe_load((folder / "config.yaml").read_text())) == tiny_recipe()
