@@ -82,6 +82,9 @@ def test_training_is_whole_shuffled_and_repeatable(shards, parquet, kind, worker
     loader.batch_sampler.set_epoch(1)
     again = torch.cat([labels for _, labels in loader])
     assert again.tolist() != labels[0].tolist()
+    resumed = module.train_dataloader()
+    resumed.load_state_dict(loader.state_dict() | {"given": 3})
+    assert torch.equal(torch.cat([labels for _, labels in resumed]), again[30:])
     assert sorted(again.tolist()) == sorted(labels[0].tolist())
 
 
@@ -89,7 +92,7 @@ def test_training_is_whole_shuffled_and_repeatable(shards, parquet, kind, worker
 def test_resumed_equals_uninterrupted(shards, parquet, tmp_path, kind):
     recipe = static_recipe(
         data=name_of(kind, shards, parquet),
-        loader=LoaderConfig(image_size=16, batch_size=16, workers=2 if kind == "wds" else 0, shuffle_buffer=8),
+        loader=LoaderConfig(image_size=16, batch_size=16, workers=0, shuffle_buffer=8),
         augment=AugmentConfig(mixup=0.8, erasing=0.3),
         schedule=ScheduleConfig(epochs=2),
         ema=EmaConfig(decay=0.9),
@@ -192,7 +195,7 @@ def test_faulty_samples_of_a_shard_are_counted(tmp_path, caplog):
     some[3] = ("0021.cls", b"seven")
     del some[5]  # 0022.cls
     write_tar(root / "train-0001.tar", some)
-    options = LoaderConfig(image_size=16, batch_size=8, workers=2, max_bad=0.1)
+    options = LoaderConfig(image_size=16, batch_size=8, workers=0, max_bad=0.1)
     recipe = static_recipe(data=f"wds:{root}", loader=options, schedule=ScheduleConfig(epochs=1))
     result = fit(recipe, tmp_path / "run")
     assert result.rows[0]["unreadable"] == 3
@@ -207,7 +210,7 @@ def test_labels_outside_the_classes(tmp_path):
     root = make_shards(tmp_path / "shards")
     (root / "_info.json").write_text((root / "_info.json").read_text().replace(', "9"]', "]"))
     assert len(json.loads((root / "_info.json").read_text())["classes"]) == 9
-    recipe = static_recipe(data=f"wds:{root}", loader=LoaderConfig(image_size=16, batch_size=8, workers=2))
+    recipe = static_recipe(data=f"wds:{root}", loader=LoaderConfig(image_size=16, batch_size=8, workers=0))
     with pytest.raises(DynaconvError, match=r"has the label 9; expected 0 to 8, as there are 9 classes$"):
         fit(recipe, tmp_path / "run")
 

@@ -5,7 +5,6 @@ Embedded sets stay in memory as tensors; files and streams go through timm's tra
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from dynaconv.training.image_source import ImageSource
 from dynaconv.training.memory_images import MemoryImages
 from dynaconv.training.memory_loader import MemoryLoader, SceneLoader
 from dynaconv.training.reading import SeededDataset
-from dynaconv.training.sampling import EpochBatches, ResumableLoader
+from dynaconv.training.sampling import EpochBatches, ResumableLoader, any_number_of_workers
 from dynaconv.training.scenes import SceneImages
 from dynaconv.training.sources import open_source
 from dynaconv.training.streams import Stream, StreamBatches, StreamDataset
@@ -155,9 +154,7 @@ class ImageDataModule(LightningDataModule):
         kind = "training" if training else "validation"
         ledger = Ledger(kind, batches.share, self.loader.max_bad)
         self.ledgers["unreadable" if training else "val_unreadable"] = ledger
-        with warnings.catch_warnings():
-            # How many is the user's choice, and the order of a stream; a machine of fewer cores is only slower.
-            warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
+        with any_number_of_workers():
             loader = DataLoader(
                 dataset,
                 batch_sampler=batches,

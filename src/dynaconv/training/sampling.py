@@ -8,6 +8,7 @@ worker decodes it.
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,14 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
+
+
+@contextmanager
+def any_number_of_workers() -> Iterator[None]:
+    """Leave out torch's advice: how many is the user's choice, and a stream's order; with fewer cores it is slower."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create .* worker processes")
+        yield
 
 
 class EpochBatches:
@@ -141,7 +150,8 @@ class ResumableLoader:
         if self.ledger is not None:
             self.ledger.begin(self._faults if self._given else ())
         # Made now, not at the first batch: workers start decoding while the network is still being set up.
-        return self._count(iter(self.loader))
+        with any_number_of_workers():
+            return self._count(iter(self.loader))
 
     def _count(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
