@@ -118,7 +118,7 @@ class MethodConfig:
             raise DynaconvError(f"method={values['method']!r}; the method of {cls.__name__} is {cls.method!r}")
         known = {f.name for f in fields(cls)}
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "method"}
-        unknown = sorted(set(given) - known)
+        unknown = sorted(map(str, set(given) - known))
         if unknown:
             close = get_close_matches(unknown[0], known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; known are {sorted(known)}"

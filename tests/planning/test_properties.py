@@ -1,13 +1,15 @@
 """Properties that hold for any request: cells tile, n = b m_t, beta one-hot, no cell given twice."""
 
+import dataclasses
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dynaconv
 from dynaconv import KernelWarehouseConfig
-from dynaconv.errors import PlanError
+from dynaconv.errors import DynaconvError, PlanError
 from dynaconv.planning import LayerSpec, assign, cell_grid, cell_shape, make_plan, warehouse_size
 
 budgets = st.one_of(st.sampled_from([0.25, 0.5, 1, 2, 4]), st.floats(0.1, 6, allow_nan=False))
@@ -148,3 +150,35 @@ def test_assignments_of_the_ablations(kind, budget, expected):
 def test_assignments_that_do_not_fit_the_budget(kind, budget):
     with pytest.raises(PlanError, match=f"assignment='{kind}'"):
         assign([4], 4, budget, kind)
+
+
+any_value = st.one_of(
+    st.sampled_from(
+        ["stage", "model", "block", "layer", "none", "full", "channel", "all", "pairs", "4M", "layer", "batch"]
+    ),
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 70),
+    st.floats(),
+    st.lists(st.floats(0, 2), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["*", "layer*", "layer0", "budget", "0"]), st.sampled_from(["a", 1, 0.5]), max_size=2
+    ),
+)
+any_fields = st.dictionaries(
+    st.sampled_from([field.name for field in dataclasses.fields(KernelWarehouseConfig)]), any_value, max_size=4
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(sharing_layers(), any_fields)
+@settings(max_examples=150, deadline=None)
+def test_any_config_is_planned_or_refused(specs, values):
+    try:
+        config = dynaconv.config_from_dict(values)
+        plan = make_plan(specs, config)
+    except DynaconvError:
+        return
+    assert plan.warehouses
+    for house in plan.warehouses:
+        assert house.num_cells >= 1

@@ -100,7 +100,9 @@ def test_a_limit_of_the_system(whole, tmp_path):
 
 
 def test_a_folder_that_is_gone(tmp_path):
-    with pytest.raises(StorageError, match=r"run is not there any more: the folder was moved or deleted during the run"):
+    with pytest.raises(
+        StorageError, match=r"run is not there any more: the folder was moved or deleted during the run"
+    ):
         fit(RECIPE, tmp_path / "run", callbacks=(From(1, lambda: (tmp_path / "run").rename(tmp_path / "away")),))
     assert read_sealed(tmp_path / "away" / "last.ckpt")["global_step"] == 1
     assert resume(tmp_path / "away").rows[-1]["epoch"] == 2
@@ -129,9 +131,14 @@ def test_a_file_in_the_place_of_a_folder(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path):
     write_text(tmp_path / "a", "old")
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as temporary:
-        temporary.write_text("new")
-        raise ZeroDivisionError
+
+    def fail():
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old\n"
 
@@ -224,7 +231,9 @@ def test_what_does_not_change_the_numbers_may_change(run):
 
 def test_other_images_an_iteration(run):
     recipe = load_recipe(run / "config.yaml")
-    save_recipe(dataclasses.replace(recipe, loader=dataclasses.replace(recipe.loader, batch_size=8)), run / "config.yaml")
+    save_recipe(
+        dataclasses.replace(recipe, loader=dataclasses.replace(recipe.loader, batch_size=8)), run / "config.yaml"
+    )
     with pytest.raises(DynaconvError, match=r"with 16 images an iteration \(16 on each of 1\); here are 8"):
         resume(run)
 

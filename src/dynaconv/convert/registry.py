@@ -91,4 +91,15 @@ def config_from_dict(values: Mapping[str, Any]) -> MethodConfig:
     method = values.get("method", "kernel_warehouse")
     if not isinstance(method, str) or method not in known:
         raise DynaconvError(f"method={method!r} is not known; expected one of {sorted(known)}")
-    return known[method].from_dict(values)
+    try:
+        return known[method].from_dict(values)
+    except DynaconvError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        OverflowError,
+    ) as error:  # a value of a type nobody expects
+        raise DynaconvError(f"the fields of method '{method}' do not fit together: {error}; got {values!r}") from error

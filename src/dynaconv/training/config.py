@@ -5,15 +5,13 @@ No torch here: the command line reads these classes to build its flags, and must
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dynaconv.errors import DynaconvError
+from dynaconv.training.fields import build, check_fields, plain
+from dynaconv.training.fields import require_that as _require
 from dynaconv.training.schedule import OptimizerConfig, ScheduleConfig
-from dynaconv.training.schedule import require_that as _require
 
 FULLY_SHARDED = "fsdp"
 """The strategy that divides weights, gradients and moments among devices."""
@@ -60,6 +58,7 @@ class LoaderConfig:
     shuffle_buffer: int = 2048
 
     def __post_init__(self) -> None:
+        check_fields(self, "loader")
         _require(
             self.image_size is None or self.image_size > 0,
             "loader.image_size",
@@ -115,6 +114,7 @@ class AugmentConfig:
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
+        check_fields(self, "augment")
         for name in ("shift", "zoom", "erasing", "label_smoothing"):
             value = getattr(self, name)
             _require(
@@ -149,6 +149,7 @@ class EmaConfig:
     warmup: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self, "ema")
         _require(self.decay is None or 0 <= self.decay < 1, "ema.decay", self.decay, "0 <= decay < 1, or null")
 
 
@@ -187,6 +188,7 @@ class RunConfig:
     checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, "run")
         _require(self.num_nodes > 0, "run.num_nodes", self.num_nodes, "at least 1 machine")
         _require(
             not (self.compile and self.checkpoint_activations),
@@ -200,7 +202,7 @@ class RunConfig:
             self.precision,
             "32-true, bf16-mixed or bf16-true beside run.strategy='fsdp'",
         )
-        _require(self.seed >= 0, "run.seed", self.seed, "at least 0")
+        _require(0 <= self.seed < 2**32, "run.seed", self.seed, "0 to 2^32 - 1")
         every, accumulate = self.checkpoint_every, self.accumulate
         _require(accumulate is None or accumulate > 0, "run.accumulate", accumulate, "at least 1, or null")
         _require(every is None or every > 0, "run.checkpoint_every", every, "at least 1, or null")
@@ -236,6 +238,7 @@ class TuneConfig:
     distill_temperature: float = 2.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "tune")
         for name in ("noise", "calibration", "static_lr", "kernel_lr", "branch_lr", "freeze_epochs"):
             _require(getattr(self, name) >= 0, f"tune.{name}", getattr(self, name), "at least 0")
         _require(self.distill is None or 0 <= self.distill <= 1, "tune.distill", self.distill, "0 to 1, or null")
@@ -277,13 +280,21 @@ class Recipe:
     tune: TuneConfig | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "")
         if self.run.strategy == FULLY_SHARDED:
             _require(self.ema.decay is None, "ema.decay", self.ema.decay, "null beside run.strategy='fsdp'")
             _require(self.tune is None, "run.strategy", FULLY_SHARDED, "ddp or auto for fine-tuning")
+        if self.tune is not None:
+            still, epochs = self.tune.freeze_epochs, self.schedule.epochs
+            _require(still <= epochs, "tune.freeze_epochs", still, f"at most schedule.epochs, {epochs}")
+        if self.loader.batch_size == 1 and (self.augment.mixup or self.augment.cutmix):
+            _require(
+                False, "loader.batch_size", 1, "at least 2 beside augment.mixup and cutmix, which mix images of a batch"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for YAML or JSON; ``tune`` only where there is one."""
-        values = _plain(asdict(self))
+        values = plain(asdict(self))
         return values if self.tune is not None else {k: v for k, v in values.items() if k != "tune"}
 
     @classmethod
@@ -293,48 +304,4 @@ class Recipe:
         Raises:
             DynaconvError: on unknown fields, or values outside their domain.
         """
-        return _build(cls, values, "recipe")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _build(cls: type, values: Mapping[str, Any], name: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise DynaconvError(f"{name} is a {type(values).__name__}; expected a mapping of fields")
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
-    if unknown := sorted(set(values) - known):
-        raise DynaconvError(f"{name} has unknown fields {unknown}; known are {sorted(known)}")
-    built = {}
-    for key, value in values.items():
-        hint = hints[key]
-        if value is not None and (inner := [t for t in typing.get_args(hint) if is_dataclass(t)]):
-            hint = inner[0]
-        if is_dataclass(hint):
-            value = _build(typing.cast(type, hint), typing.cast(Mapping[str, Any], value), key)
-        elif isinstance(value, list) and any(typing.get_origin(t) is tuple for t in (hint, *typing.get_args(hint))):
-            value = tuple(value)
-        elif not _fits(value, hint):
-            raise DynaconvError(f"{name}.{key}={value!r}; expected {hint}")
-        built[key] = value
-    return cls(**built)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    kind = origin or hint
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int and isinstance(value, bool):
-        return False
-    return isinstance(value, kind)
+        return build(cls, values, "recipe")

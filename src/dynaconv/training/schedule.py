@@ -10,16 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dynaconv.errors import DynaconvError
-
-
-def require_that(holds: bool, name: str, value: object, expected: str) -> None:
-    """Refuse a setting outside its domain.
-
-    Raises:
-        DynaconvError: if it does not hold.
-    """
-    if not holds:
-        raise DynaconvError(f"{name}={value!r}; expected {expected}")
+from dynaconv.training.fields import check_fields, require_that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +39,7 @@ class OptimizerConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self, "optimizer")
         require_that(self.lr > 0, "optimizer.lr", self.lr, "above 0")
         require_that(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "at least 0")
         clip, batch = self.clip_norm, self.global_batch
@@ -84,17 +76,20 @@ class ScheduleConfig:
     temperature_epochs: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "schedule")
         require_that(self.epochs > 0, "schedule.epochs", self.epochs, "at least 1")
         require_that(self.kind in ("cosine", "step"), "schedule.kind", self.kind, "cosine or step")
         require_that(self.update in ("step", "epoch"), "schedule.update", self.update, "step or epoch")
-        require_that(0 <= self.warmup_epochs, "schedule.warmup_epochs", self.warmup_epochs, "at least 0")
+        most = f"0 to schedule.epochs, {self.epochs}"
+        warmup, length = self.warmup_epochs, self.temperature_epochs
+        require_that(0 <= warmup <= self.epochs, "schedule.warmup_epochs", warmup, most)
         require_that(0 <= self.min_lr_ratio <= 1, "schedule.min_lr_ratio", self.min_lr_ratio, "0 to 1")
         require_that(self.min_lr is None or self.min_lr >= 0, "schedule.min_lr", self.min_lr, "at least 0, or null")
         falls = self.steps if isinstance(self.steps, tuple) else (self.steps,)
         require_that(bool(falls) and min(falls) > 0, "schedule.steps", self.steps, "epochs above 0, or a list of them")
         require_that(0 < self.factor <= 1, "schedule.factor", self.factor, "0 < factor <= 1")
-        length = self.temperature_epochs
-        require_that(length is None or length >= 0, "schedule.temperature_epochs", length, "at least 0, or null")
+        in_time = length is None or 0 <= length <= self.epochs
+        require_that(in_time, "schedule.temperature_epochs", length, f"{most}, or null")
 
     @property
     def temperature_length(self) -> float:

@@ -8,11 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.contenders import Contender
 from dynaconv.training.config import Recipe
+from dynaconv.training.yaml_files import parse_yaml
 
 ELSEWHERE = {
     "method": "give --methods, with fields as METHOD:FIELD=VALUE",
@@ -40,8 +39,8 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     for text in texts:
         name, _, listed = text.partition("=")
         try:
-            values = yaml.safe_load(f"[{listed}]")
-        except yaml.YAMLError:
+            values = parse_yaml(f"[{listed}]", text)
+        except DynaconvError:
             values = None
         if not name or not values:
             raise DynaconvError(f"grid '{text}' can not be read; expected FIELD=VALUE,VALUE, as optimizer.lr=1e-3,4e-3")
