@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,6 +14,7 @@ from dynaconv.cli.main import main
 from dynaconv.training import fit
 from dynaconv.training._lightning import Callback
 from dynaconv.training.fitting import load_recipe
+from dynaconv.training.guarding import RunStopped
 
 
 class KeepStart(Callback):
@@ -25,6 +29,14 @@ class KeepStart(Callback):
         torch.save(start, self.folder / f"start-{trainer.global_rank}.pt")
 
 
+class StopSecond(Callback):
+    """Tells the second process alone to stop."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx, trainer.global_rank) == (0, 1, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run(folder: Path) -> None:
     for command in (
         ["train", "--config", str(folder / "fresh.yaml"), "--out", str(folder), "--name", "fresh"],
@@ -32,6 +44,8 @@ def run(folder: Path) -> None:
     ):
         assert main(command) == 0
     fit(load_recipe(folder / "tuned.yaml"), folder / "tuned", callbacks=(KeepStart(folder),))
+    with suppress(RunStopped):
+        fit(load_recipe(folder / "fresh.yaml"), folder / "stopped", callbacks=(StopSecond(),))
 
 
 if __name__ == "__main__":

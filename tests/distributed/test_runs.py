@@ -11,6 +11,7 @@ from dynaconv.training import AugmentConfig, LoaderConfig, OptimizerConfig, Reci
 from dynaconv.training.config import TuneConfig
 from dynaconv.training.fitting import save_recipe
 from dynaconv.training.history import read_csv
+from dynaconv.training.sealed import read_sealed
 from tests.distributed.processes import free_port, run_together
 from tests.training.test_resume import Interrupted, Trace
 from tests.training.tiny import BATCH, CHANNELS, IMAGES, METHOD, static_recipe, tiny_recipe
@@ -100,3 +101,7 @@ def test_fine_tuning_starts_equal_everywhere(runs):
         assert first[part].keys() == second[part].keys()
         assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
     assert (runs[0] / "tuned" / "best.safetensors").is_file()
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(runs):
+    assert read_sealed(runs[0] / "stopped" / "last.ckpt")["global_step"] == 2
