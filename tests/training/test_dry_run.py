@@ -156,6 +156,7 @@ def test_the_command_writes_no_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["--devices", "1", "--accelerator", "cpu", "--data", "digits", "--loader.limit", "64"]
     flags += ["--image-size", "32", "--batch-size", "32", "--optimizer.global_batch", "32"]
+    flags += ["--schedule.warmup_epochs", "1", "--schedule.temperature_epochs", "1"]
     command = ["train", "--epochs", "3", "--recipe", "kw1d4x_resnet18", *flags]
     assert main([*command, "--dry-run", "--out", "pictures"]) == 0
     text = capsys.readouterr().out

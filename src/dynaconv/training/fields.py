@@ -100,6 +100,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _said(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(typing.get_args(hint))
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
