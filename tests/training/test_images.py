@@ -62,7 +62,7 @@ def test_formats(kind):
 
 
 def test_sixteen_bits_keep_their_upper_half():
-    gray = PIXELS[..., 0].astype(np.uint16) * 257
+    gray = PIXELS[..., 0].astype(np.uint16) * 256 + (255 - PIXELS[..., 0])  # the lower half is another
     for image in (Image.fromarray(gray), Image.fromarray(gray.astype(np.int32))):
         kind = "PNG" if image.mode.startswith("I;16") else "TIFF"
         found = np.asarray(load_image(encode(image, kind)))
