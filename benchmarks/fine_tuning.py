@@ -42,9 +42,9 @@ from dynaconv.training import (
     fit,
     resume,
 )
-from dynaconv.training.fitting import START_FILE
-from dynaconv.training.history import read_csv
-from dynaconv.training.saving import RESUME_FILE
+from dynaconv.training.runs.fitting import START_FILE
+from dynaconv.training.runs.history import read_csv
+from dynaconv.training.runs.saving import RESUME_FILE
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 

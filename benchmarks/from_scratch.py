@@ -35,7 +35,7 @@ from dynaconv.nn.router import CellRouter
 from dynaconv.training.comparison.compare import results_of, run_compare
 from dynaconv.training.comparison.contenders import contender_of
 from dynaconv.training.config import LoaderConfig, OptimizerConfig, Recipe, RunConfig, ScheduleConfig
-from dynaconv.training.sources import open_source
+from dynaconv.training.data.sources import open_source
 
 KW = "kernel_warehouse"
 SMALL, FULL = [16, 32, 64, 64], [64, 128, 256, 512]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from dynaconv.analysis.environment import describe, environment
 from dynaconv.training.comparison.memory import measure_peak
 from dynaconv.training.comparison.timing import Workload
-from dynaconv.training.dry_run import dry_run
+from dynaconv.training.estimates.dry_run import dry_run
 from dynaconv.training.recipes import paper_recipe
 
 

@@ -34,8 +34,8 @@ from dynaconv.analysis.environment import command_line, describe, environment, u
 from dynaconv.analysis.files import write_text
 from dynaconv.analysis.memory import ALLOCATION, watch_peak
 from dynaconv.analysis.scale import all_gather_bytes, padded_bytes
-from dynaconv.training.scale import count_case
-from dynaconv.training.sharding import shard
+from dynaconv.training.engine.sharding import shard
+from dynaconv.training.estimates.scale import count_case
 
 WORLD, CLASSES, STEPS, WARM_UP = 2, 1000, 5, 3
 WAYS = ("ddp", "ddp, norms synchronised", "fsdp")

@@ -16,7 +16,7 @@ from dynaconv.cli.main import main
 from dynaconv.cli.options import epoch_line, expand_short, format_table
 from dynaconv.errors import RunWarning
 from dynaconv.training import LoaderConfig
-from dynaconv.training.sources import open_source
+from dynaconv.training.data.sources import open_source
 from tests.training.tiny import METHOD, tiny_recipe
 
 TRAIN = [

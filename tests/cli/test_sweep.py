@@ -7,7 +7,7 @@ import json
 import pytest
 
 import dynaconv.training.comparison.launch as launching
-import dynaconv.training.fitting as fitting
+import dynaconv.training.runs.fitting as fitting
 from dynaconv.cli.main import main
 from tests.training.tiny import CHANNELS
 

@@ -13,8 +13,8 @@ import torch
 from dynaconv.cli.main import main
 from dynaconv.training import fit
 from dynaconv.training._lightning import Callback
-from dynaconv.training.fitting import load_recipe
-from dynaconv.training.guarding import RunStopped
+from dynaconv.training.runs.fitting import load_recipe
+from dynaconv.training.runs.guarding import RunStopped
 
 
 class KeepStart(Callback):

@@ -9,9 +9,9 @@ import torch
 
 from dynaconv.training import AugmentConfig, LoaderConfig, OptimizerConfig, Recipe, RunConfig, ScheduleConfig, fit
 from dynaconv.training.config import TuneConfig
-from dynaconv.training.fitting import save_recipe
-from dynaconv.training.history import read_csv
-from dynaconv.training.sealed import read_sealed
+from dynaconv.training.runs.fitting import save_recipe
+from dynaconv.training.runs.history import read_csv
+from dynaconv.training.runs.sealed import read_sealed
 from tests.distributed.processes import free_port, run_together
 from tests.training.test_resume import Interrupted, Trace
 from tests.training.tiny import BATCH, CHANNELS, IMAGES, METHOD, static_recipe, tiny_recipe

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import dynaconv
-from dynaconv.training.sharding import shard
+from dynaconv.training.engine.sharding import shard
 from tests.distributed.networks import WORLD, joint_batch, make_network, network_names, sharded_names, step
 from tests.distributed.norms import NORMS, normalise
 

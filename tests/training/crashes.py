@@ -44,7 +44,7 @@ def train(recipe: dict[str, Any], folder: Path, fault: str | None = None) -> Non
     import torch
 
     from dynaconv.training import Recipe
-    from dynaconv.training.fitting import fit_or_resume
+    from dynaconv.training.runs.fitting import fit_or_resume
 
     quiet()
     torch.set_num_threads(1)
@@ -62,7 +62,7 @@ def insist(recipe: dict[str, Any], folder: Path) -> None:
 
     from dynaconv.training import Recipe, fit
     from dynaconv.training._lightning import Callback
-    from dynaconv.training.guarding import SAME_SECONDS
+    from dynaconv.training.runs.guarding import SAME_SECONDS
 
     class Impatient(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -111,7 +111,7 @@ def _replace(target: str, after: bool = False) -> Callable[[int], None]:
 
 def _write(count: int) -> None:
     """Die when a part of last.ckpt is written, and the rest is not."""
-    from dynaconv.training.sealed import _Sealing
+    from dynaconv.training.runs.sealed import _Sealing
 
     _kill_at(_Sealing, "write", count, lambda *_: True)
 
@@ -121,7 +121,7 @@ def _link(count: int) -> None:
 
 
 def _validation(count: int) -> None:
-    from dynaconv.training.module import ClassificationModule
+    from dynaconv.training.engine.module import ClassificationModule
 
     _kill_at(ClassificationModule, "validation_step", count, lambda *_: True)
 

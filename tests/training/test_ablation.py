@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 import dynaconv
-import dynaconv.training.fitting as fitting
+import dynaconv.training.runs.fitting as fitting
 from dynaconv.convert import draft_plan
 from dynaconv.errors import DynaconvError
 from dynaconv.models.kernel_warehouse import published

@@ -22,7 +22,7 @@ from dynaconv.training import (
     ScheduleConfig,
     TuneConfig,
 )
-from dynaconv.training.fitting import load_recipe
+from dynaconv.training.runs.fitting import load_recipe
 from tests.training.tiny import static_recipe
 
 scalars = st.one_of(

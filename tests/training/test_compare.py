@@ -22,7 +22,7 @@ import dynaconv.training.comparison.measures as compare_measures
 import dynaconv.training.comparison.results as compare_results
 import dynaconv.training.comparison.runs as compare_runs
 import dynaconv.training.comparison.work as compare_work
-import dynaconv.training.fitting as fitting
+import dynaconv.training.runs.fitting as fitting
 from dynaconv.errors import DynaconvError, UnknownModelError
 from dynaconv.training import LoaderConfig, RunConfig, ScheduleConfig
 from dynaconv.training.comparison.compare import results_of, run_compare
@@ -40,7 +40,7 @@ from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.table import HEADER, markdown, notes, table_rows
 from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
 from dynaconv.training.comparison.work import seconds_left
-from dynaconv.training.fitting import build_model
+from dynaconv.training.runs.fitting import build_model
 from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
 
 SEEDS = (0, 1)

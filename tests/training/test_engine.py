@@ -12,7 +12,7 @@ import dynaconv
 from dynaconv.convert import config_types
 from dynaconv.errors import DynaconvError
 from dynaconv.training import EmaConfig, LoaderConfig, RunConfig, ScheduleConfig, fit
-from dynaconv.training.activation_checkpointing import checkpoint_activations
+from dynaconv.training.engine.activation_checkpointing import checkpoint_activations
 from tests.training.tiny import BATCH, CHANNELS, IMAGES, tiny_recipe
 
 

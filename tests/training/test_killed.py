@@ -16,7 +16,7 @@ import torch
 from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import RunWarning
 from dynaconv.training import AugmentConfig, EmaConfig, Recipe, RunConfig, ScheduleConfig
-from dynaconv.training.fitting import save_recipe
+from dynaconv.training.runs.fitting import save_recipe
 from tests.training.crashes import FAULTS, SECONDS, finish, start, train
 from tests.training.likeness import run_differences
 from tests.training.tiny import CHANNELS, tiny_recipe

@@ -17,8 +17,8 @@ from dynaconv.errors import CheckpointError, DynaconvError, RunWarning, StorageE
 from dynaconv.files import replacing, write_text
 from dynaconv.training import OptimizerConfig, RunConfig, ScheduleConfig, evaluate, fit, resume
 from dynaconv.training._lightning import Callback
-from dynaconv.training.fitting import fit_or_resume, load_recipe, save_recipe
-from dynaconv.training.sealed import SEAL_BYTES, read_sealed
+from dynaconv.training.runs.fitting import fit_or_resume, load_recipe, save_recipe
+from dynaconv.training.runs.sealed import SEAL_BYTES, read_sealed
 from tests.training.likeness import run_differences
 from tests.training.tiny import static_recipe
 
@@ -61,7 +61,7 @@ def test_a_full_disk(whole, tmp_path, monkeypatch, name):
 
     def fill():
         if name == "last.ckpt":
-            monkeypatch.setattr("dynaconv.training.sealed._Sealing.write", full_at_once)
+            monkeypatch.setattr("dynaconv.training.runs.sealed._Sealing.write", full_at_once)
         elif name == "best.safetensors":
             monkeypatch.setattr("dynaconv.checkpoints.tensors.save_file", full)
         else:

@@ -19,7 +19,7 @@ import dynaconv.training.comparison.executors as executors
 import dynaconv.training.comparison.launch as launching
 import dynaconv.training.comparison.lock as run_lock
 import dynaconv.training.comparison.runs as compare_runs
-import dynaconv.training.fitting as fitting
+import dynaconv.training.runs.fitting as fitting
 from dynaconv.errors import DynaconvError, MissingExtraError
 from dynaconv.training import ScheduleConfig
 from dynaconv.training.comparison.compare import begin, results_of

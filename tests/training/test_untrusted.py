@@ -22,8 +22,8 @@ from dynaconv.checkpoints.native import load_checkpoint, read_recipe
 from dynaconv.errors import CheckpointError, DynaconvError, RunWarning
 from dynaconv.training import TuneConfig, evaluate, fit, predict, resume
 from dynaconv.training.comparison.runs import open_comparison
-from dynaconv.training.fitting import load_recipe, save_recipe
-from dynaconv.training.sealed import read_sealed
+from dynaconv.training.runs.fitting import load_recipe, save_recipe
+from dynaconv.training.runs.sealed import read_sealed
 from dynaconv.training.yaml_files import parse_yaml
 from tests.training.likeness import differences
 from tests.training.tiny import static_recipe

@@ -179,7 +179,7 @@ def watch(epochs: int | None) -> Iterator[Any]:
         epochs: of every run; None where runs differ.
     """
     from dynaconv.training.comparison.work import Watcher
-    from dynaconv.training.guarding import RunStopped
+    from dynaconv.training.runs.guarding import RunStopped
 
     report = epoch_line(epochs, "  ")
     try:

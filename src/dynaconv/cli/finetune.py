@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
     values.pop("config")
     values.pop("__default_config__", None)
     from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.fitting import fit, fit_or_resume
+    from dynaconv.training.runs.fitting import fit, fit_or_resume
 
     say = rank_zero_only(print)
     quiet_logs()
@@ -93,7 +93,7 @@ def start_lines(summary: Mapping[str, Any]) -> str:
     """What a trained network was, and what is left of it, in two lines.
 
     Args:
-        summary: figures of :func:`dynaconv.training.tuning.start_from`.
+        summary: figures of :func:`dynaconv.training.engine.tuning.start_from`.
     """
     before, after = summary["parameters_before"], summary["parameters"]
     known = summary["source_top1"]

@@ -43,8 +43,8 @@ def resumable(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         folder: of the run.
         say: prints, in the first of several processes alone.
     """
-    from dynaconv.training.guarding import RunStopped
-    from dynaconv.training.saving import holds_run
+    from dynaconv.training.runs.guarding import RunStopped
+    from dynaconv.training.runs.saving import holds_run
 
     command = f"{command_name()} train --resume {folder}"
     try:

@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
     values = parser().parse_args(expand_method(given))
     if min(*values.gpus, *values.batch_size, 1) < 1:
         raise DynaconvError(f"--gpus {values.gpus}, --batch-size {values.batch_size}; expected whole numbers above 0")
-    from dynaconv.training.scale import count_case, save_scale_picture, scale_rows, scale_table
+    from dynaconv.training.estimates.scale import count_case, save_scale_picture, scale_rows, scale_table
 
     cases = [
         count_case(label, model, size, batch, values.gpus, values.optimizer, values.ema, budget)

@@ -156,7 +156,7 @@ def bare_dry_run(arguments: Sequence[str]) -> list[str]:
 def _fit(recipe: Recipe, folder: Path, auto: bool) -> None:
     from dynaconv.models import list_models
     from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.fitting import fit, fit_or_resume
+    from dynaconv.training.runs.fitting import fit, fit_or_resume
 
     say = rank_zero_only(print)  # a run on several devices is several processes
     quiet_logs()
@@ -169,7 +169,7 @@ def _fit(recipe: Recipe, folder: Path, auto: bool) -> None:
 
 def _resume(folder: Path) -> None:
     from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.fitting import CONFIG_FILE, load_recipe, resume
+    from dynaconv.training.runs.fitting import CONFIG_FILE, load_recipe, resume
 
     quiet_logs()
     config = folder / CONFIG_FILE
@@ -202,9 +202,9 @@ def _end(result: Any) -> None:
 
 
 def _dry_run(recipe: Recipe, paper: Any, short: bool, out: Path | None) -> None:
-    from dynaconv.training.dry_run import dry_run
-    from dynaconv.training.dry_run_text import describe
-    from dynaconv.training.schedule_picture import BLOCKS, PLAIN, save_course
+    from dynaconv.training.estimates.dry_run import dry_run
+    from dynaconv.training.estimates.dry_run_text import describe
+    from dynaconv.training.estimates.schedule_picture import BLOCKS, PLAIN, save_course
 
     quiet_logs()
     found = dry_run(recipe, paper)

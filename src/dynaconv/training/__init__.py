@@ -20,31 +20,31 @@ from dynaconv.training.config import (
 )
 
 if TYPE_CHECKING:
-    from dynaconv.training.callbacks import TemperatureCallback
     from dynaconv.training.comparison.compare import results_of, run_compare
     from dynaconv.training.comparison.contenders import Contender
     from dynaconv.training.comparison.results import CompareResult
-    from dynaconv.training.data import ImageDataModule
-    from dynaconv.training.ema import EmaCallback
+    from dynaconv.training.data.datamodule import ImageDataModule
+    from dynaconv.training.engine.callbacks import TemperatureCallback
+    from dynaconv.training.engine.ema import EmaCallback
+    from dynaconv.training.engine.module import ClassificationModule
     from dynaconv.training.evaluation import evaluate
-    from dynaconv.training.fitting import FitResult, fit, resume
-    from dynaconv.training.module import ClassificationModule
     from dynaconv.training.prediction import Prediction, predict
+    from dynaconv.training.runs.fitting import FitResult, fit, resume
 
 _HOMES = {
-    "ClassificationModule": "module",
+    "ClassificationModule": "engine.module",
     "CompareResult": "comparison.results",
     "Contender": "comparison.contenders",
-    "EmaCallback": "ema",
-    "FitResult": "fitting",
-    "ImageDataModule": "data",
+    "EmaCallback": "engine.ema",
+    "FitResult": "runs.fitting",
+    "ImageDataModule": "data.datamodule",
     "Prediction": "prediction",
-    "TemperatureCallback": "callbacks",
+    "TemperatureCallback": "engine.callbacks",
     "evaluate": "evaluation",
-    "fit": "fitting",
+    "fit": "runs.fitting",
     "predict": "prediction",
     "results_of": "comparison.compare",
-    "resume": "fitting",
+    "resume": "runs.fitting",
     "run_compare": "comparison.compare",
 }
 

@@ -22,9 +22,9 @@ from dynaconv.training.config import (
     RunConfig,
     ScheduleConfig,
 )
-from dynaconv.training.curves import save_curves
-from dynaconv.training.fitting import FitResult, fit
-from dynaconv.training.history import Row
+from dynaconv.training.runs.curves import save_curves
+from dynaconv.training.runs.fitting import FitResult, fit
+from dynaconv.training.runs.history import Row
 
 BACKBONE = "resnet18"
 WIDTH: Mapping[str, Any] = {"channels": [32, 64, 128, 256]}

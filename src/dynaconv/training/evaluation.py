@@ -13,8 +13,8 @@ from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError
 from dynaconv.training._lightning import Trainer, quiet_lightning
 from dynaconv.training.config import LoaderConfig, Recipe, RunConfig
-from dynaconv.training.data import ImageDataModule
-from dynaconv.training.module import ClassificationModule
+from dynaconv.training.data.datamodule import ImageDataModule
+from dynaconv.training.engine.module import ClassificationModule
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def evaluate(
 
     Args:
         checkpoint: name of the pair of files, such as ``runs/<name>/<time>/best``.
-        data: a source, see :func:`dynaconv.training.sources.open_source`; the one it was trained on if None.
+        data: a source, see :func:`dynaconv.training.data.sources.open_source`; the one it was trained on if None.
         loader: batch size, workers, splits; how an image is prepared comes from the checkpoint.
         accelerator: Lightning's.
         precision: Lightning's.

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError, ImageError
-from dynaconv.training.augment import eval_transform
-from dynaconv.training.images import load_image
+from dynaconv.training.data.augment import eval_transform
+from dynaconv.training.data.images import load_image
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def predict(
 
     Args:
         checkpoint: name of the pair of files, such as ``runs/<name>/<time>/best``.
-        images: paths of image files, see :func:`dynaconv.training.images.load_image`.
+        images: paths of image files, see :func:`dynaconv.training.data.images.load_image`.
         top: how many classes to name.
         device: where to run, such as ``cuda``.
         batch_size: images at once.

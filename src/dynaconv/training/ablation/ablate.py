@@ -24,7 +24,7 @@ from dynaconv.training.comparison.results import KINDS, CompareResult, gather
 from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.work import Watcher
 from dynaconv.training.config import Recipe
-from dynaconv.training.data import ImageDataModule
+from dynaconv.training.data.datamodule import ImageDataModule
 
 
 def run_ablation(

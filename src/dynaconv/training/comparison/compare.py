@@ -19,7 +19,7 @@ from dynaconv.training.comparison.runs import Comparison, one_device, open_compa
 from dynaconv.training.comparison.timing import Workload, make_fabric
 from dynaconv.training.comparison.work import POLL_SECONDS, RunStart, Watcher, train_runs
 from dynaconv.training.config import Recipe
-from dynaconv.training.history import Row
+from dynaconv.training.runs.history import Row
 
 ROUNDS = 20
 

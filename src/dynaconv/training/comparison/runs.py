@@ -22,10 +22,10 @@ from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.contenders import Contender, check_contenders
 from dynaconv.training.comparison.lock import owner, wait_lock
 from dynaconv.training.config import Recipe
-from dynaconv.training.fitting import CONFIG_FILE, fit, load_recipe, resume
-from dynaconv.training.history import Row, read_csv
-from dynaconv.training.resuming import differences, flat
-from dynaconv.training.saving import holds_run
+from dynaconv.training.runs.fitting import CONFIG_FILE, fit, load_recipe, resume
+from dynaconv.training.runs.history import Row, read_csv
+from dynaconv.training.runs.resuming import differences, flat
+from dynaconv.training.runs.saving import holds_run
 from dynaconv.training.yaml_files import read_yaml
 
 COMPARE_FILE, FINISHED_FILE, ERROR_FILE, LOCK_FILE = "compare.yaml", "run.json", "error.json", "lock"

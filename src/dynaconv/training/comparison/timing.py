@@ -15,9 +15,9 @@ from dynaconv.errors import DynaconvError, require
 from dynaconv.models.layout import use_channels_last
 from dynaconv.training._lightning import quiet_lightning
 from dynaconv.training.config import Recipe
-from dynaconv.training.data import ImageDataModule
-from dynaconv.training.fitting import build_model
-from dynaconv.training.module import make_optimizer
+from dynaconv.training.data.datamodule import ImageDataModule
+from dynaconv.training.engine.module import make_optimizer
+from dynaconv.training.runs.fitting import build_model
 
 STILL = 1e-12
 """Learning rate while measuring: the optimiser does its work, and the network stays as it is for the next step."""

@@ -12,7 +12,7 @@ from statistics import mean
 
 from dynaconv.training.comparison.lock import try_lock
 from dynaconv.training.comparison.runs import LOCK_FILE, Run
-from dynaconv.training.history import Row
+from dynaconv.training.runs.history import Row
 
 POLL_SECONDS = 2.0
 

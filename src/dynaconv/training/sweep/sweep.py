@@ -20,7 +20,7 @@ from dynaconv.training.comparison.lines import LINES_FILE, write_lines
 from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.work import Watcher
 from dynaconv.training.config import Recipe
-from dynaconv.training.data import ImageDataModule
+from dynaconv.training.data.datamodule import ImageDataModule
 
 HEADER = ("network", "parameters", "top-1 % (range)", "seeds", "s per run")
 NONE = "–"

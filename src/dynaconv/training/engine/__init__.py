@@ -1,0 +1,1 @@
+"""What Lightning runs: modules, parameter groups, callbacks, strategies."""

@@ -1,0 +1,51 @@
+"""Curves of one or several runs as a PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynaconv.errors import require
+from dynaconv.files import replacing
+
+PANELS = (
+    ("train_loss", "training loss"),
+    ("val_loss", "validation loss"),
+    ("val_top1", "validation accuracy"),
+)
+
+
+def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
+    """Draw loss and accuracy over epochs.
+
+    Args:
+        runs: label -> rows of :class:`dynaconv.training.runs.history.History`.
+        path: the PNG; its folder is made.
+
+    Returns:
+        The path.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    require("matplotlib", "train")
+    # Figure and its canvas, not pyplot: no window system, and no state shared with the caller's plots.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        for label, rows in runs.items():
+            points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend(fontsize=8)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    return Path(path)
