@@ -17,7 +17,7 @@ NAMES = {"id"}
 
 def differences(a: Any, b: Any, place: str = "") -> list[str]:
     """Where two nested values differ, bit by bit in tensors."""
-    if type(a) is not type(b) and not {type(a), type(b)} <= {int, float}:
+    if type(a) is not type(b) and not any({type(a), type(b)} <= kinds for kinds in ({int, float}, {list, tuple})):
         return [f"{place}: {type(a).__name__} and {type(b).__name__}"]
     if isinstance(a, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
