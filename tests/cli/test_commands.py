@@ -305,7 +305,8 @@ def test_compare_takes_a_papers_recipe(monkeypatch, tmp_path):
 
     monkeypatch.setattr(comparing, "run_compare", stop)
     command = ["compare", "--recipe", "kw4x_resnet18", "--data", "digits", "--epochs", "2", "--methods", "static", "se"]
-    assert main([*command, "--out", str(tmp_path)]) == 130
+    shorter = ["--schedule.warmup_epochs", "0.5", "--schedule.temperature_epochs", "1"]
+    assert main([*command, *shorter, "--out", str(tmp_path)]) == 130
     assert (seen[0].model, seen[0].backbone["constant_drop_path"]) == ("resnet18", 0.1)
     assert (seen[0].data, seen[0].schedule.epochs, seen[0].augment.cutmix) == ("digits", 2, 1.0)
 

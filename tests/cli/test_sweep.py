@@ -14,6 +14,7 @@ from tests.training.tiny import CHANNELS
 TINY = [
     "--model", "resnet18", "--backbone.channels", str(CHANNELS), "--data", "digits", "--image-size", "16",
     "--batch-size", "16", "--loader.limit", "48", "--epochs", "1", "--run.accelerator", "cpu",
+    "--schedule.temperature_epochs", "1",
 ]  # fmt: skip
 
 
