@@ -25,9 +25,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/dynaconv demo
 
-# One thread a process: the networks are tiny, and more would only wait for each other.
+# One thread a process: the networks are tiny, and more would only wait for each other. Tests of a group share what they
+# start from, so one worker takes them all.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --quiet
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --quiet
 
 # What the examples need beyond .venv goes into an environment on top of it, so that nothing else sees it.
 $(EXAMPLES)/.installed: $(STAMP) examples/requirements.txt

@@ -11,6 +11,8 @@ from tests.distributed.networks import BATCH, SIZE, WORLD, joint_batch, make_net
 from tests.distributed.norms import NORMS, normalise
 from tests.distributed.processes import free_port, run_together
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 TOLERANCE = 1e-11
 """Of a tensor's largest value; float64 rounds to 1e-16, and a backward pass adds up some ten thousand terms."""
 

@@ -16,6 +16,8 @@ from tests.distributed.processes import free_port, run_together
 from tests.training.test_resume import Interrupted, Trace
 from tests.training.tiny import BATCH, CHANNELS, IMAGES, METHOD, static_recipe, tiny_recipe
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 TOLERANCE = {"fresh": 1e-10, "interrupted": 1e-6}
 """Of a tensor's largest value, after six steps in float64; Lightning rounds what it resumes from to float32."""
 

@@ -43,6 +43,8 @@ from dynaconv.training.comparison.work import seconds_left
 from dynaconv.training.runs.fitting import build_model
 from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
 
+pytestmark = pytest.mark.xdist_group("compare")
+
 SEEDS = (0, 1)
 RECIPE = static_recipe(schedule=ScheduleConfig(epochs=1, warmup_epochs=0))
 STATIC = Contender(label="static", model="resnet18", backbone={"channels": CHANNELS})

@@ -21,6 +21,8 @@ from tests.training.crashes import FAULTS, SECONDS, finish, start, train
 from tests.training.likeness import run_differences
 from tests.training.tiny import CHANNELS, tiny_recipe
 
+pytestmark = pytest.mark.xdist_group("killed")
+
 KILLS = 10
 RECIPE = tiny_recipe(
     backbone={"channels": CHANNELS, "drop_path_rate": 0.2},

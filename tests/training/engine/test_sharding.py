@@ -17,6 +17,8 @@ from tests.distributed.processes import as_slurm, run_together
 from tests.training.likeness import differences
 from tests.training.tiny import CHANNELS, tiny_recipe
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
