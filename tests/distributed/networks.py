@@ -26,7 +26,8 @@ def network_names() -> list[str]:
     for method in config_types():
         for variant in range(len(VARIANTS.get(method, ({},)))):
             has_temperature = make_config(method, variant).temperature(0) is not None
-            names += [f"{method} {variant} {progress}" for progress in ((0.0, 0.3, 1.0) if has_temperature else (0.0,))]
+            whole = (0.0, 0.3, 1.0) if variant == 0 else (0.3,)
+            names += [f"{method} {variant} {progress}" for progress in (whole if has_temperature else (0.0,))]
     return names
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynaconv.training import LoaderConfig, RunConfig, ScheduleConfig, fit, resume
 from dynaconv.training._lightning import Callback
-from tests.training.tiny import IMAGES, METHOD, tiny_recipe
+from tests.training.tiny import METHOD, tiny_recipe
 
 
 class Interrupted(Exception):
@@ -23,7 +23,7 @@ class Stop(Callback):
 def recipe(strategy: str):
     return tiny_recipe(
         method={**METHOD, "norm": "layer"},
-        loader=LoaderConfig(image_size=16, batch_size=8, limit=IMAGES),
+        loader=LoaderConfig(image_size=16, batch_size=32, limit=192),
         schedule=ScheduleConfig(epochs=2, warmup_epochs=1, temperature_epochs=1.5),
         run=RunConfig(accelerator="cpu", devices=2, strategy=strategy, checkpoint_every=1),
     )

@@ -64,7 +64,7 @@ recipes = st.one_of(
 
 
 @given(recipes)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_recipe(values):
     try:
         recipe = Recipe.from_dict(values)
@@ -79,7 +79,7 @@ def test_any_method(method):
     cls = config_types()[method]
 
     @given(of_fields(cls) | anything)
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=40, deadline=None)
     def check(values):
         if isinstance(values, dict):
             values = {"method": method, **values}

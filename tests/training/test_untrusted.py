@@ -160,7 +160,7 @@ def test_files_that_are_no_text(tmp_path):
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_text_is_yaml_or_an_error(text):
     try:
         parse_yaml(text, "text")
@@ -196,7 +196,7 @@ def spoilt(draw, content: bytes) -> bytes:
     return content + some if kind == "append" else some * draw(st.integers(0, 20))
 
 
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.filterwarnings("ignore::dynaconv.errors.RunWarning")

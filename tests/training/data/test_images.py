@@ -159,7 +159,7 @@ def is_told(data: bytes) -> None:
         assert image.size[0] * image.size[1] <= Image.MAX_IMAGE_PIXELS
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @FUZZ
