@@ -20,8 +20,8 @@ from dynaconv.training import (
     evaluate,
     fit,
 )
-from dynaconv.training.runs.history import COLUMNS
 from dynaconv.training.engine.module import make_optimizer
+from dynaconv.training.runs.history import COLUMNS
 from dynaconv.training.schedule import learning_rate_factor
 from tests.training.data.test_sources import make_folder
 from tests.training.tiny import BATCH, IMAGES, METHOD, static_recipe, tiny_recipe

@@ -25,23 +25,29 @@ from dynaconv.training._lightning import (
     quiet_lightning,
     rank_zero_only,
 )
-from dynaconv.training.engine.callbacks import IterationSeed, TemperatureCallback
 from dynaconv.training.config import Recipe
-from dynaconv.training.runs.curves import save_curves
 from dynaconv.training.data.datamodule import ImageDataModule
-from dynaconv.training.engine.ema import EmaCallback
 from dynaconv.training.data.embedded import EMBEDDED
-from dynaconv.training.runs.guarding import RunGuard, stopped
-from dynaconv.training.runs.history import History, Row
-from dynaconv.training.engine.module import ClassificationModule, make_optimizer
-from dynaconv.training.runs.resuming import Checkpointed, check_iteration, check_recipe, find_checkpoint, recipe_differences
 from dynaconv.training.data.sampling import seeded
-from dynaconv.training.runs.saving import RESUME_FILE, RunCheckpoint, holds_run
+from dynaconv.training.data.unchanged import check_unchanged, note_data
+from dynaconv.training.data.unreadable import UnreadableReport
+from dynaconv.training.engine.callbacks import IterationSeed, TemperatureCallback
+from dynaconv.training.engine.ema import EmaCallback
+from dynaconv.training.engine.module import ClassificationModule, make_optimizer
 from dynaconv.training.engine.trainer import make_trainer
 from dynaconv.training.engine.tuning import open_source_network, prepare_as, settle, start_from
 from dynaconv.training.engine.tuning_module import TuningModule
-from dynaconv.training.data.unchanged import check_unchanged, note_data
-from dynaconv.training.data.unreadable import UnreadableReport
+from dynaconv.training.runs.curves import save_curves
+from dynaconv.training.runs.guarding import RunGuard, stopped
+from dynaconv.training.runs.history import History, Row
+from dynaconv.training.runs.resuming import (
+    Checkpointed,
+    check_iteration,
+    check_recipe,
+    find_checkpoint,
+    recipe_differences,
+)
+from dynaconv.training.runs.saving import RESUME_FILE, RunCheckpoint, holds_run
 from dynaconv.training.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"

@@ -8,10 +8,10 @@ from typing import Any
 
 from dynaconv.checkpoints.native import save_checkpoint
 from dynaconv.training._lightning import Checkpoint, LightningModule, Trainer
-from dynaconv.training.runs.guarding import RunGuard, stopped
 from dynaconv.training.engine.module import classification_module
-from dynaconv.training.runs.sealed import NOTE, PREVIOUS_FILE, RESUME_FILE
 from dynaconv.training.engine.sharding import full_state
+from dynaconv.training.runs.guarding import RunGuard, stopped
+from dynaconv.training.runs.sealed import NOTE, PREVIOUS_FILE, RESUME_FILE
 
 __all__ = ["PREVIOUS_FILE", "RESUME_FILE", "RunCheckpoint", "holds_run"]
 

@@ -1,0 +1,1 @@
+"""A run and its folder: fitting, stopping, resuming, saving, figures."""
