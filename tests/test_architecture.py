@@ -118,3 +118,16 @@ def test_no_file_is_a_drawer():
     for path in FILES:
         lines = path.read_text().count("\n")
         assert lines <= 400, f"{path} has {lines} lines"
+
+
+@pytest.mark.parametrize("root", [SOURCE, Path(__file__).parent], ids=["src", "tests"])
+def test_every_folder_of_code_is_a_package(root):
+    folders = {path.parent for path in root.rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+@pytest.mark.skipif(not (SOURCE.parents[1] / ".git").exists(), reason="no git repository")
+def test_no_code_is_ignored():
+    files = [str(path.with_name("new.py")) for path in SOURCE.rglob("__init__.py")]
+    found = subprocess.run(["git", "check-ignore", *files], cwd=SOURCE, capture_output=True, text=True, check=False)
+    assert (found.stdout, found.returncode) == ("", 1)

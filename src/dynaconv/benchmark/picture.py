@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynaconv.analysis.figures import new_figure, save_figure
 from dynaconv.benchmark.contenders import CONTENDERS, REFERENCE
-from dynaconv.errors import require
 
 COLUMNS = 2
 WIDTH = 0.8
@@ -59,16 +59,10 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     Raises:
         MissingExtraError: without matplotlib.
     """
-    require("matplotlib", "train")
-    # Figure and its canvas, not pyplot: no window system, and no state shared with the caller's plots.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     networks = values["networks"]
     columns = min(COLUMNS, len(networks))
     rows = -(-len(networks) // columns)
-    figure = Figure(figsize=(7.5 * columns, 3.2 * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5 * columns, 3.2 * rows + 0.9)
     every_axes = figure.subplots(rows, columns, squeeze=False).flatten()
     drawn: dict[str, Any] = {}
     for axes, network in zip(every_axes, networks, strict=False):
@@ -83,11 +77,7 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     figure.suptitle(f"{size} px, {where}; median and quartiles over rounds", fontsize=10)
     if drawn:
         figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn), fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=100, format="png")
-    temporary.replace(path)
-    return path
+    return save_figure(figure, path, dpi=100)
 
 
 def _draw(axes: Any, shown: list[Group], drawn: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynaconv.errors import require
+from dynaconv.analysis.figures import new_figure, save_figure
 from dynaconv.training.ablation.statistics import SEPARATED
 
 COLUMNS = 2
@@ -23,15 +23,9 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     Raises:
         MissingExtraError: without matplotlib.
     """
-    require("matplotlib", "train")
-    # Figure and its canvas, not pyplot: no window system, and no state shared with the caller's plots.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tables = values["tables"]
     lines = math.ceil(len(tables) / COLUMNS)
-    figure = Figure(figsize=(6.6 * min(COLUMNS, len(tables)), 0.6 + 2.1 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.6 * min(COLUMNS, len(tables)), 0.6 + 2.1 * lines)
     panels = figure.subplots(lines, min(COLUMNS, len(tables)), squeeze=False).flatten()
     for axes, table in zip(panels, tables, strict=False):
         _draw(axes, table)
@@ -43,10 +37,7 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
         "interval over the seeds, filled if separated. Diamonds: the paper's on ImageNet",
         fontsize=9,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
-    return path
+    return save_figure(figure, path)
 
 
 def _draw(axes: Any, table: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -77,23 +78,33 @@ class Work:
     command: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Do it; what happens is printed, to the job's log."""
+        """Do it; what happens goes to the job's log."""
         if self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(self.threads)
         sys.argv = list(self.command)
 
-        def say(happened: Any) -> None:
-            print(happened, flush=True)
-
+        log = _job_log()
         comparison = open_comparison(self.out)
         by_label = {contender.label: contender for contender in comparison.contenders}
         runs = [comparison.run(by_label[label], seed) for seed in self.seeds for label in self.labels]
-        watcher = Watcher(start=say, report=say, note=say, finished=lambda run: write_lines(comparison.out))
+        watcher = Watcher(
+            start=log.info, report=log.info, note=log.info, finished=lambda run: write_lines(comparison.out)
+        )
         train_runs(runs, self.since, watcher, wait=False)
 
     def checkpoint(self) -> Any:
         """What submitit submits again when SLURM ends the job at its time limit, or for another's sake: the same."""
         return require("submitit.helpers", "sweep").DelayedSubmission(self)
+
+
+def _job_log() -> logging.Logger:
+    """A log that goes to the process's output, which launchers keep in a file for every job."""
+    log = logging.getLogger("dynaconv.jobs")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stdout))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    return log
 
 
 def train_comparison(comparison: Comparison, since: float, launch: Launch, watcher: Watcher) -> None:

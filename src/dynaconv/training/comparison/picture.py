@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynaconv.errors import require
+from dynaconv.analysis.figures import new_figure, save_figure
 
 PANELS = {
     "parameters": "parameters",
@@ -79,15 +79,9 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     Raises:
         MissingExtraError: without matplotlib.
     """
-    require("matplotlib", "train")
-    # Figure and its canvas, not pyplot: no window system, and no state shared with the caller's plots.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = points(values)
     first = values["contenders"][0]["label"]
-    figure = Figure(figsize=(5.2 * len(PANELS), 4.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(5.2 * len(PANELS), 4.6)
     every_axes = figure.subplots(1, len(PANELS), sharey=True)
     for axes, (panel, title) in zip(every_axes, PANELS.items(), strict=True):
         _draw(axes, panels[panel], first)
@@ -99,13 +93,10 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
         f"square: static network, dashed: {first}",
         fontsize=10,
     )
-    canvas.draw()  # names are placed where they do not cover each other, which takes their size in pixels
+    figure.canvas.draw()  # names are placed where they do not cover each other, which takes their size in pixels
     for axes, panel in zip(every_axes, PANELS, strict=True):
-        _name(axes, panels[panel], canvas.get_renderer())
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
-    return path
+        _name(axes, panels[panel], figure.canvas.get_renderer())
+    return save_figure(figure, path)
 
 
 def _draw(axes: Any, shown: list[Point], first: str) -> None:

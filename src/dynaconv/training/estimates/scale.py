@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.analysis.figures import new_figure, save_figure
 from dynaconv.analysis.scale import Scaled, TrainingCost, count_training, scaled
 from dynaconv.analysis.table import format_bytes, format_count
-from dynaconv.errors import require
 from dynaconv.planning.table import align
 from dynaconv.training.config import OptimizerConfig
 from dynaconv.training.engine.module import make_optimizer
@@ -122,11 +122,6 @@ def save_scale_picture(cases: Sequence[Case], path: str | Path) -> Path:
     Raises:
         MissingExtraError: without matplotlib.
     """
-    require("matplotlib", "train")
-    # Figure and its canvas, not pyplot: no window system, and no state shared with the caller's plots.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     largest = max(case.cost.batch_size for case in cases)
     budgets = [case for case in cases if case.budget is not None and case.cost.batch_size == largest]
     panels = [_over_gpus_sent, _over_gpus_memory]
@@ -134,19 +129,14 @@ def save_scale_picture(cases: Sequence[Case], path: str | Path) -> Path:
         panels.insert(0, _over_images)
     if len({case.budget for case in budgets}) > 1:
         panels.insert(0, _over_budgets)
-    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * len(panels), 3.6)
     shown = [case for case in cases if case.cost.batch_size == largest]
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel(axes, cases if panel is _over_images else budgets if panel is _over_budgets else shown)
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=7)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    return temporary.replace(path)
+    return save_figure(figure, path)
 
 
 def _over_images(axes: Any, cases: Sequence[Case]) -> None:

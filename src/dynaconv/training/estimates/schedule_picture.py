@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 import dynaconv
-from dynaconv.errors import require
+from dynaconv.analysis.figures import new_figure, save_figure
 from dynaconv.training.config import Recipe
 from dynaconv.training.schedule import learning_rate_factor
 
@@ -89,14 +89,9 @@ def save_course(course: Course, title: str, path: Path, logarithmic: bool = Fals
     Raises:
         MissingExtraError: without matplotlib.
     """
-    require("matplotlib", "train")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = {"learning rate": course.learning_rate, "temperature": course.temperature}
     shown = {name: values for name, values in panels.items() if values is not None}
-    figure = Figure(figsize=(5 * len(shown), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5 * len(shown), 3.2)
     figure.suptitle(title, fontsize=11)
     for axes, (name, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         axes.plot(course.epochs, values, drawstyle="steps-post")
@@ -107,6 +102,4 @@ def save_course(course: Course, title: str, path: Path, logarithmic: bool = Fals
         else:
             axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    return save_figure(figure, path)

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynaconv.errors import require
-from dynaconv.files import replacing
+from dynaconv.analysis.figures import new_figure, save_figure
 
 PANELS = (
     ("train_loss", "training loss"),
@@ -29,13 +28,7 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pat
     Raises:
         MissingExtraError: without matplotlib.
     """
-    require("matplotlib", "train")
-    # Figure and its canvas, not pyplot: no window system, and no state shared with the caller's plots.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2 * len(PANELS), 3.4)
     for axes, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for label, rows in runs.items():
             points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
@@ -46,6 +39,4 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pat
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(fontsize=8)
-    with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    return Path(path)
+    return save_figure(figure, path)

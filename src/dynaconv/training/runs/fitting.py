@@ -150,23 +150,27 @@ def fit_or_resume(
     recipe: Recipe,
     run_dir: str | Path,
     *,
-    report: Callable[[Row], None] | None = None,
-    progress_bar: bool = False,
-    callbacks: tuple[Callback, ...] = (),
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
     ready: Callable[[], None] = lambda: None,
+    **watching: Any,
 ) -> FitResult:
     """Start a run, or go on with it if its folder holds it: the same call again and again, until it is done.
 
     Arguments and errors are those of :func:`fit`.
+
+    Args:
+        recipe: of the run.
+        run_dir: its folder.
+        before: see :func:`fit`.
+        ready: see :func:`fit`.
+        watching: ``report``, ``progress_bar`` and ``callbacks`` of :func:`fit`.
 
     Raises:
         DynaconvError: if the folder holds a run of another recipe; it names the fields that differ.
     """
     folder = Path(run_dir)
     if not holds_run(folder):
-        options: dict[str, Any] = {"report": report, "progress_bar": progress_bar, "callbacks": callbacks}
-        return fit(recipe, folder, before=before, ready=ready, **options)
+        return fit(recipe, folder, before=before, ready=ready, **watching)
     there = load_recipe(folder / CONFIG_FILE)
     asked = recipe if recipe.tune is None else settle(recipe, open_source_network(recipe))
     if different := recipe_differences(there, replace(asked, data=findable(asked.data))):
@@ -175,7 +179,7 @@ def fit_or_resume(
             "folder"
         )
     ready()
-    return resume(folder, report=report, progress_bar=progress_bar, callbacks=callbacks)
+    return resume(folder, **watching)
 
 
 def findable(data: str) -> str:
