@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from dynaconv.analysis.environment import describe, environment
-from dynaconv.analysis.files import write_text
+from dynaconv.files import write_text
 from dynaconv.training import (
     AugmentConfig,
     LoaderConfig,

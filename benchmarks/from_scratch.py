@@ -29,8 +29,8 @@ from PIL import Image
 from torch import Tensor
 
 import dynaconv
-from dynaconv.analysis.files import write_text
 from dynaconv.cli.options import epoch_line, quiet_logs
+from dynaconv.files import write_text
 from dynaconv.nn.router import CellRouter
 from dynaconv.training.comparison.compare import results_of, run_compare
 from dynaconv.training.comparison.contenders import contender_of

@@ -31,9 +31,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import dynaconv
 from dynaconv.analysis.environment import command_line, describe, environment, utc_now
-from dynaconv.analysis.files import write_text
 from dynaconv.analysis.memory import ALLOCATION, watch_peak
 from dynaconv.analysis.scale import all_gather_bytes, padded_bytes
+from dynaconv.files import write_text
 from dynaconv.training.engine.sharding import shard
 from dynaconv.training.estimates.scale import count_case
 

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from dynaconv.analysis.environment import allocator, describe, environment
-from dynaconv.analysis.files import free_stem, timed_stem, write_text
+from dynaconv.analysis.files import free_stem, timed_stem
+from dynaconv.files import write_text
 
 
 @pytest.fixture(autouse=True)

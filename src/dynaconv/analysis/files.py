@@ -1,4 +1,4 @@
-"""Files of results: written in one move, under names that were never used before."""
+"""Names for files of results: never used before."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dynaconv.analysis.environment import utc_now
-from dynaconv.files import write_text
-
-__all__ = ["free_stem", "timed_stem", "write_text"]
 
 
 def timed_stem(folder: Path, prefix: str, kinds: Iterable[str]) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from dynaconv.analysis.environment import command_line, environment, utc_now
-from dynaconv.analysis.files import free_stem, timed_stem, write_text
+from dynaconv.analysis.files import free_stem, timed_stem
 from dynaconv.benchmark.measures import Note, measure_network
 from dynaconv.benchmark.picture import save_picture
 from dynaconv.benchmark.roofline import measure_machine
 from dynaconv.benchmark.settings import BenchSettings
 from dynaconv.benchmark.table import markdown
 from dynaconv.errors import DynaconvError
+from dynaconv.files import write_text
 from dynaconv.ops import native_status
 
 KIND, FORMAT = "bench", 1

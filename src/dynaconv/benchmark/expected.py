@@ -18,12 +18,12 @@ import torch
 
 import dynaconv
 from dynaconv.analysis.environment import environment
-from dynaconv.analysis.files import write_text
 from dynaconv.benchmark.memory import measure_peak
 from dynaconv.benchmark.roofline import demand_of
 from dynaconv.benchmark.settings import NETWORKS, BenchSettings
 from dynaconv.benchmark.small import small_network
 from dynaconv.errors import DynaconvError
+from dynaconv.files import write_text
 
 COUNTED = (*NETWORKS, "kw1d4x_resnet18", "od1x_mobilenetv2_050", "cond8x_mobilenetv2_100", "dcd_resnet18")
 COMPILED = ("kernel_warehouse", "odconv", "dyconv")

@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynaconv.analysis.files import write_text
 from dynaconv.benchmark.bench import read_results
 from dynaconv.benchmark.table import markdown
 from dynaconv.errors import DynaconvError
+from dynaconv.files import write_text
 
 PLACE = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 EMPTY = "Not measured yet.\n"

@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dynaconv.analysis.files import timed_stem, write_text
+from dynaconv.analysis.files import timed_stem
 from dynaconv.errors import DynaconvError
+from dynaconv.files import write_text
 from dynaconv.training.ablation.page import markdown
 from dynaconv.training.ablation.picture import save_picture
 from dynaconv.training.ablation.statistics import ALPHA, RULE, difference_of

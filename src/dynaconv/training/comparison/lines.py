@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynaconv.analysis.files import write_text
+from dynaconv.files import write_text
 from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.comparison.runs import Run, open_comparison
 

@@ -14,7 +14,8 @@ from statistics import mean
 from typing import Any
 
 from dynaconv.analysis.environment import command_line, environment, utc_now
-from dynaconv.analysis.files import timed_stem, write_text
+from dynaconv.analysis.files import timed_stem
+from dynaconv.files import write_text
 from dynaconv.training.comparison.picture import save_picture
 from dynaconv.training.comparison.runs import Comparison, Run
 from dynaconv.training.comparison.table import markdown

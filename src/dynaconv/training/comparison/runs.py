@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from dynaconv.analysis.environment import command_line, environment, utc_now
-from dynaconv.analysis.files import write_text
 from dynaconv.errors import DynaconvError
+from dynaconv.files import write_text
 from dynaconv.training.comparison.contenders import Contender, check_contenders
 from dynaconv.training.comparison.lock import owner, wait_lock
 from dynaconv.training.config import Recipe

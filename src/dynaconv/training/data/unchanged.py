@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dynaconv.analysis.files import write_text
 from dynaconv.errors import DynaconvError
+from dynaconv.files import write_text
 from dynaconv.training._lightning import rank_zero_only
 from dynaconv.training.data.datamodule import ImageDataModule
 

@@ -14,9 +14,8 @@ import yaml
 from torch import nn
 
 import dynaconv
-from dynaconv.analysis.files import write_text
 from dynaconv.errors import DynaconvError
-from dynaconv.files import clean_temporaries
+from dynaconv.files import clean_temporaries, write_text
 from dynaconv.training._lightning import (
     Callback,
     RichProgressBar,
