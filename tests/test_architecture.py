@@ -34,7 +34,7 @@ LAYERS = {
     "integrations": 5,
     "cli": 6,
 }
-SIBLINGS = {("config", "errors"), ("files", "errors")}
+SIBLINGS = {("config", "errors"), ("files", "errors"), ("detection", "training")}
 OPTIONAL = {
     "timm",
     "torchvision",
@@ -55,6 +55,7 @@ OPTIONAL = {
     "submitit",
     "ray",
     "scipy",
+    "pycocotools",
 }
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "measure presets against static networks, the textbook's way, and the machine's limit",
     "eval": "judge a saved network on validation images",
     "predict": "classify image files with a saved network",
+    "detect": "train, judge and use detectors: Faster and Mask R-CNN on any backbone",
     "plan": "show what a conversion would do: who shares what, and what it costs",
     "profile": "count parameters, multiply-adds and memory, module by module",
     "scale": "count what a training step costs on one GPU and on many: memory, multiply-adds, bytes sent",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dynaconv.training.fields import build, check_fields, plain
 from dynaconv.training.fields import require_that as _require
@@ -246,7 +246,34 @@ class TuneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class RunRecipe:
+    """What recipes of every kind of run have: the fields named here, and the way to plain types and back."""
+
+    if TYPE_CHECKING:  # fields of the recipes themselves, each in its own place among others
+        model: str
+        data: str
+        loader: Any
+        optimizer: OptimizerConfig
+        schedule: ScheduleConfig
+        ema: EmaConfig
+        run: RunConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, ready for YAML or JSON."""
+        return plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; fields that are missing keep their defaults.
+
+        Raises:
+            DynaconvError: on unknown fields, or values outside their domain.
+        """
+        return build(cls, values, "recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RunRecipe):
     """A whole training run: what is trained on what, and how.
 
     Args:
@@ -294,14 +321,5 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, ready for YAML or JSON; ``tune`` only where there is one."""
-        values = plain(asdict(self))
+        values = super().to_dict()
         return values if self.tune is not None else {k: v for k, v in values.items() if k != "tune"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The inverse of :meth:`to_dict`; fields that are missing keep their defaults.
-
-        Raises:
-            DynaconvError: on unknown fields, or values outside their domain.
-        """
-        return build(cls, values, "recipe")
