@@ -40,7 +40,7 @@ from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.table import HEADER, markdown, notes, table_rows
 from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
 from dynaconv.training.comparison.work import seconds_left
-from dynaconv.training.runs.fitting import build_model
+from dynaconv.training.runs.classification import build_model
 from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
 
 pytestmark = pytest.mark.xdist_group("compare")

@@ -14,7 +14,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.models import get_preset, list_models
 from dynaconv.training import Recipe, ScheduleConfig
 from dynaconv.training.recipes import find_recipe, paper_recipe, paper_recipes, preset_of, read_family
-from dynaconv.training.runs.fitting import build_model
+from dynaconv.training.runs.classification import build_model
 from dynaconv.training.schedule import OptimizerConfig, accumulation, learning_rate_factor
 from dynaconv.training.yaml_files import parse_yaml
 

@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> None:
         (
             contender.label,
             f"{fitted.parameters:,} ({fitted.parameters / reference:.0%})",
-            f"{fitted.best_top1:.2%}",
+            f"{fitted.best_score:.2%}",
             f"{fitted.rows[-1]['val_top1']:.2%}",
             f"{fitted.seconds_per_epoch:.1f}",
             f"{contender.paper_top1:.2f} %",

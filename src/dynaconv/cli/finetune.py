@@ -83,7 +83,7 @@ def run(arguments: Sequence[str]) -> None:
             progress_bar=on_terminal(),
             before=lambda summary: say(start_lines(summary), flush=True),
         )
-    say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
+    say(f"best validation accuracy {result.best_score:.2%} with {result.parameters:,} parameters")
     say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
     command = command_name()
     say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")

@@ -196,7 +196,7 @@ def _end(result: Any) -> None:
     from dynaconv.training._lightning import rank_zero_only
 
     say, command = rank_zero_only(print), command_name()
-    say(f"best validation accuracy {result.best_top1:.2%} with {result.parameters:,} parameters")
+    say(f"best validation accuracy {result.best_score:.2%} with {result.parameters:,} parameters")
     say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
     say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")
 

@@ -17,7 +17,7 @@ from dynaconv.training.estimates.dry_run import count_processes, dry_run, number
 from dynaconv.training.estimates.dry_run_text import describe
 from dynaconv.training.estimates.schedule_picture import PLAIN, chart, course_of
 from dynaconv.training.recipes import DATASETS, paper_recipe
-from dynaconv.training.runs.fitting import build_model
+from dynaconv.training.runs.classification import build_model
 from tests.training.data.test_sources import make_folder
 from tests.training.tiny import BATCH, IMAGES, METHOD, static_recipe, tiny_recipe
 

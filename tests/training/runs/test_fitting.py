@@ -20,7 +20,7 @@ from dynaconv.training import (
     evaluate,
     fit,
 )
-from dynaconv.training.engine.module import make_optimizer
+from dynaconv.training.engine.optimizer import make_optimizer
 from dynaconv.training.runs.history import COLUMNS
 from dynaconv.training.schedule import learning_rate_factor
 from tests.training.data.test_sources import make_folder
@@ -49,7 +49,7 @@ def test_what_a_run_leaves(run):
     assert tuple(rows[0]) == COLUMNS
     assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in result.rows]
     assert reported == result.rows
-    assert result.best_top1 == max(row["val_top1"] for row in result.rows)
+    assert result.best_score == max(row["val_top1"] for row in result.rows)
 
 
 def test_description_of_a_checkpoint(run):
@@ -58,7 +58,7 @@ def test_description_of_a_checkpoint(run):
     assert description["model"]["config"]["partition"] == "channel"
     assert (description["model"]["num_classes"], description["model"]["in_chans"]) == (10, 1)
     assert description["image_size"] == 16
-    assert description["metrics"]["val_top1"] == run[0].best_top1
+    assert description["metrics"]["val_top1"] == run[0].best_score
     assert json.dumps(description)
 
 
@@ -92,7 +92,7 @@ def test_it_learns(tmp_path):
         schedule=ScheduleConfig(epochs=5, warmup_epochs=0.5),
     )
     result = fit(recipe, tmp_path)
-    assert result.best_top1 > 0.5
+    assert result.best_score > 0.5
     assert result.rows[-1]["train_loss"] < result.rows[0]["train_loss"]
 
 

@@ -13,7 +13,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.memory import measure_peak
 from dynaconv.training.comparison.runs import Comparison, Run
 from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps, synchronizer
-from dynaconv.training.runs.fitting import build_model
+from dynaconv.training.runs.classification import build_model
 
 
 def measure(comparison: Comparison, rounds: int, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:

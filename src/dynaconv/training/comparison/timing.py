@@ -16,8 +16,8 @@ from dynaconv.models.layout import use_channels_last
 from dynaconv.training._lightning import quiet_lightning
 from dynaconv.training.config import Recipe
 from dynaconv.training.data.datamodule import ImageDataModule
-from dynaconv.training.engine.module import make_optimizer
-from dynaconv.training.runs.fitting import build_model
+from dynaconv.training.engine.optimizer import make_optimizer
+from dynaconv.training.runs.classification import build_model
 
 STILL = 1e-12
 """Learning rate while measuring: the optimiser does its work, and the network stays as it is for the next step."""

@@ -8,19 +8,19 @@ from pathlib import Path
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
 from dynaconv.training._lightning import rank_zero_only
-from dynaconv.training.data.datamodule import ImageDataModule
+from dynaconv.training.data.run_data import RunData
 
 DATA_FILE = "data.json"
-"""In a run's folder: what :meth:`ImageDataModule.summary` said at its start."""
+"""In a run's folder: what :meth:`RunData.summary` said at its start."""
 
 
 @rank_zero_only
-def note_data(images: ImageDataModule, folder: Path) -> None:
+def note_data(images: RunData, folder: Path) -> None:
     """Write down what the data are, in the first of several processes alone."""
     write_text(folder / DATA_FILE, json.dumps(images.summary(), indent=1))
 
 
-def check_unchanged(images: ImageDataModule, folder: Path) -> None:
+def check_unchanged(images: RunData, folder: Path) -> None:
     """Compare data with those that a run began with.
 
     Args:

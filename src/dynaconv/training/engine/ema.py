@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dynaconv.errors import require
 from dynaconv.training._lightning import Callback, LightningModule, Trainer
 from dynaconv.training.config import EmaConfig
-from dynaconv.training.engine.module import classification_module
+from dynaconv.training.engine.trained_module import trained_module
 
 
 class EmaCallback(Callback):
@@ -33,7 +33,7 @@ class EmaCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the network, on the device it is on by now, and take up a restored average."""
         ema = require("timm.utils", "train").ModelEmaV3
-        module = classification_module(pl_module)
+        module = trained_module(pl_module)
         self.average = ema(module.model, decay=self.config.decay, use_warmup=self.config.warmup)
         self.average.module.requires_grad_(False)
         if self._restored is not None:
@@ -47,7 +47,7 @@ class EmaCallback(Callback):
         """Average after an optimiser step; iterations that only accumulate gradients change nothing."""
         if trainer.global_step > self.updates:
             self.updates = trainer.global_step
-            model = classification_module(pl_module).model
+            model = trained_module(pl_module).model
             self.average.update(model, step=self.updates)
             copy_state_buffers(model, self.average.module)
 

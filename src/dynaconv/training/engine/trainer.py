@@ -15,13 +15,13 @@ from dynaconv.training._lightning import (
     TensorBoardLogger,
     Trainer,
 )
-from dynaconv.training.config import FULLY_SHARDED, Recipe
+from dynaconv.training.config import FULLY_SHARDED, RunRecipe
 from dynaconv.training.runs.sealed import SealedCheckpointIO
 from dynaconv.training.schedule import accumulation
 
 
 def make_trainer(
-    recipe: Recipe, folder: Path, callbacks: Sequence[Callback], progress_bar: bool, first_step: int = 0
+    recipe: RunRecipe, folder: Path, callbacks: Sequence[Callback], progress_bar: bool, first_step: int = 0
 ) -> Trainer:
     """A Trainer that does what ``recipe.run`` says.
 

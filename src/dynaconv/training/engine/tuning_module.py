@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dynaconv.training.config import Recipe
 from dynaconv.training.engine.groups import parameter_groups
-from dynaconv.training.engine.module import ClassificationModule, make_optimizer
+from dynaconv.training.engine.module import ClassificationModule
+from dynaconv.training.engine.optimizer import make_optimizer
 from dynaconv.training.engine.tuning import TunedStart
 
 

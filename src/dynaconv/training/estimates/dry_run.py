@@ -23,11 +23,11 @@ from dynaconv.training._lightning import Trainer, quiet_lightning
 from dynaconv.training.config import Recipe, RunConfig
 from dynaconv.training.data.datamodule import ImageDataModule
 from dynaconv.training.data.sampling import EpochBatches
-from dynaconv.training.engine.module import make_optimizer
+from dynaconv.training.engine.optimizer import make_optimizer
 from dynaconv.training.estimates.schedule_picture import Course, course_of
 from dynaconv.training.estimates.step_cost import DataNumbers, Memory, StepTime, measure_step, memory_of
 from dynaconv.training.recipes import Dataset, PaperRecipe, preset_of
-from dynaconv.training.runs.fitting import build_model
+from dynaconv.training.runs.classification import build_model
 from dynaconv.training.schedule import accumulation
 
 POINTS = 600

@@ -14,7 +14,7 @@ from dynaconv.analysis.scale import Scaled, TrainingCost, count_training, scaled
 from dynaconv.analysis.table import format_bytes, format_count
 from dynaconv.planning.table import align
 from dynaconv.training.config import OptimizerConfig
-from dynaconv.training.engine.module import make_optimizer
+from dynaconv.training.engine.optimizer import make_optimizer
 from dynaconv.training.engine.sharding import block_names
 
 ONE_GPU: tuple[str, ...] = (

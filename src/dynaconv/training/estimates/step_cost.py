@@ -14,8 +14,8 @@ from torch import nn
 from dynaconv.analysis.environment import available_bytes
 from dynaconv.analysis.saved import optimizer_bytes, saved_bytes
 from dynaconv.training.config import Recipe
-from dynaconv.training.engine.module import make_optimizer
-from dynaconv.training.runs.fitting import build_model
+from dynaconv.training.engine.optimizer import make_optimizer
+from dynaconv.training.runs.classification import build_model
 
 MEASURE_SECONDS = 3.0
 ENOUGH_SECONDS = 0.5

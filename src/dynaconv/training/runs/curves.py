@@ -8,19 +8,19 @@ from typing import Any
 
 from dynaconv.analysis.figures import new_figure, save_figure
 
-PANELS = (
-    ("train_loss", "training loss"),
-    ("val_loss", "validation loss"),
-    ("val_top1", "validation accuracy"),
-)
+PANELS = {"train_loss": "training loss", "val_loss": "validation loss", "val_top1": "validation accuracy"}
+"""Columns and titles of image classification."""
 
 
-def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> Path:
-    """Draw loss and accuracy over epochs.
+def save_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, panels: Mapping[str, str] = PANELS
+) -> Path:
+    """Draw figures of runs over epochs.
 
     Args:
         runs: label -> rows of :class:`dynaconv.training.runs.history.History`.
         path: the PNG; its folder is made.
+        panels: columns and their titles.
 
     Returns:
         The path.
@@ -28,8 +28,8 @@ def save_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Pat
     Raises:
         MissingExtraError: without matplotlib.
     """
-    figure = new_figure(4.2 * len(PANELS), 3.4)
-    for axes, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+    figure = new_figure(4.2 * len(panels), 3.4)
+    for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for label, rows in runs.items():
             points = [(row["epoch"], row[column]) for row in rows if row.get(column) is not None]
             if points:

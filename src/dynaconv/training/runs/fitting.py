@@ -6,12 +6,11 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
 
 import dynaconv
 from dynaconv.errors import DynaconvError
@@ -24,18 +23,15 @@ from dynaconv.training._lightning import (
     quiet_lightning,
     rank_zero_only,
 )
-from dynaconv.training.config import Recipe
-from dynaconv.training.data.datamodule import ImageDataModule
-from dynaconv.training.data.embedded import EMBEDDED
+from dynaconv.training.config import RunRecipe
 from dynaconv.training.data.sampling import seeded
-from dynaconv.training.data.unchanged import check_unchanged, note_data
+from dynaconv.training.data.unchanged import note_data
 from dynaconv.training.data.unreadable import UnreadableReport
 from dynaconv.training.engine.callbacks import IterationSeed, TemperatureCallback
 from dynaconv.training.engine.ema import EmaCallback
-from dynaconv.training.engine.module import ClassificationModule, make_optimizer
+from dynaconv.training.engine.optimizer import make_optimizer
 from dynaconv.training.engine.trainer import make_trainer
-from dynaconv.training.engine.tuning import open_source_network, prepare_as, settle, start_from
-from dynaconv.training.engine.tuning_module import TuningModule
+from dynaconv.training.runs.classification import CLASSIFICATION
 from dynaconv.training.runs.curves import save_curves
 from dynaconv.training.runs.guarding import RunGuard, stopped
 from dynaconv.training.runs.history import History, Row
@@ -47,6 +43,7 @@ from dynaconv.training.runs.resuming import (
     recipe_differences,
 )
 from dynaconv.training.runs.saving import RESUME_FILE, RunCheckpoint, holds_run
+from dynaconv.training.runs.task import AnyRecipe, Task
 from dynaconv.training.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"
@@ -61,15 +58,15 @@ class FitResult:
     Args:
         run_dir: folder with config.yaml, metrics.csv, curves.png, tensorboard/, best, last and last.ckpt.
         best: common name of the best checkpoint's two files, for `load_checkpoint`.
-        best_top1: validation accuracy of the best epoch, a share of 1.
+        best_score: of the best epoch, a share of 1: validation accuracy, or what else the task's criterion is.
         parameters: of the network.
-        rows: figures of every epoch, columns as in :data:`dynaconv.training.runs.history.COLUMNS`.
+        rows: figures of every epoch, columns as the task has them.
         start: figures of the trained network and of what it was converted to, for a run that began with one.
     """
 
     run_dir: Path
     best: Path
-    best_top1: float
+    best_score: float
     parameters: int
     rows: list[Row]
     start: dict[str, Any] | None = None
@@ -82,9 +79,10 @@ class FitResult:
 
 
 def fit(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     run_dir: str | Path,
     *,
+    task: Task[AnyRecipe] = CLASSIFICATION,
     report: Callable[[Row], None] | None = None,
     progress_bar: bool = False,
     callbacks: tuple[Callback, ...] = (),
@@ -96,6 +94,7 @@ def fit(
     Args:
         recipe: what to train on what, and how.
         run_dir: where everything goes; must not hold a run yet.
+        task: the kind of run, which the recipe is of.
         report: called with the figures of every epoch.
         progress_bar: show Lightning's progress bar with loss, accuracy and tau.
         callbacks: further Lightning callbacks.
@@ -111,12 +110,13 @@ def fit(
     if holds_run(folder):
         raise DynaconvError(f"{folder} already holds a run; resume it, or choose another folder")
     rank_zero_only(clean_temporaries)(folder)
-    return _run(recipe, folder, None, report, progress_bar, callbacks, before, ready)
+    return _run(task, recipe, folder, None, report, progress_bar, callbacks, before, ready)
 
 
 def resume(
     run_dir: str | Path,
     *,
+    task: Task[Any] = CLASSIFICATION,
     report: Callable[[Row], None] | None = None,
     progress_bar: bool = False,
     callbacks: tuple[Callback, ...] = (),
@@ -139,16 +139,17 @@ def resume(
             f"{folder} has no {' and no '.join(missing)}, so there is nothing to resume; expected the folder of a run, "
             "such as runs/<name>/<time>"
         )
-    recipe = load_recipe(folder / CONFIG_FILE)
-    found = find_checkpoint(folder)
+    recipe = load_recipe(folder / CONFIG_FILE, task)
+    found = find_checkpoint(folder, task.recipe)
     check_recipe(found, recipe, folder)
-    return _run(recipe, folder, found, report, progress_bar, callbacks)
+    return _run(task, recipe, folder, found, report, progress_bar, callbacks)
 
 
 def fit_or_resume(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     run_dir: str | Path,
     *,
+    task: Task[AnyRecipe] = CLASSIFICATION,
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
     ready: Callable[[], None] = lambda: None,
     **watching: Any,
@@ -160,6 +161,7 @@ def fit_or_resume(
     Args:
         recipe: of the run.
         run_dir: its folder.
+        task: see :func:`fit`.
         before: see :func:`fit`.
         ready: see :func:`fit`.
         watching: ``report``, ``progress_bar`` and ``callbacks`` of :func:`fit`.
@@ -169,86 +171,39 @@ def fit_or_resume(
     """
     folder = Path(run_dir)
     if not holds_run(folder):
-        return fit(recipe, folder, before=before, ready=ready, **watching)
-    there = load_recipe(folder / CONFIG_FILE)
-    asked = recipe if recipe.tune is None else settle(recipe, open_source_network(recipe))
-    if different := recipe_differences(there, replace(asked, data=findable(asked.data))):
+        return fit(recipe, folder, task=task, before=before, ready=ready, **watching)
+    there = load_recipe(folder / CONFIG_FILE, task)
+    if different := recipe_differences(there, task.located(task.settle(recipe))):
         raise DynaconvError(
             f"{folder} holds a run of another recipe: {different}. Use the same values to go on there, or another "
             "folder"
         )
     ready()
-    return resume(folder, **watching)
+    return resume(folder, task=task, **watching)
 
 
-def findable(data: str) -> str:
-    """A data source's name that still means the same from another folder."""
-    kind, mark, path = data.partition(":")
-    if not mark and data not in EMBEDDED:
-        return f"folder:{Path(data).expanduser().resolve()}"
-    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "wds") and "://" not in path else data
-
-
-def build_model(recipe: Recipe, num_classes: int, in_chans: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a recipe at its random start, and the arguments that make it, as plain types.
+def load_recipe(path: str | Path, task: Task[AnyRecipe] = CLASSIFICATION) -> AnyRecipe:
+    """Read a recipe from YAML.
 
     Args:
-        recipe: ``model``, ``method``, ``where``, ``backbone`` and the seed of the start.
-        num_classes: length of the logits.
-        in_chans: channels of the images.
-    """
-    for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-        if recipe.backbone.get(name, value) != value:
-            raise DynaconvError(
-                f"backbone.{name}={recipe.backbone[name]}, but the data have {value}; leave it out (the data decide)"
-            )
-    backbone = {name: value for name, value in recipe.backbone.items() if name not in ("num_classes", "in_chans")}
-    config = None if recipe.method is None else dynaconv.config_from_dict(recipe.method)
-    description = {
-        "name": recipe.model,
-        "config": None if config is None else config.to_dict(),
-        "where": recipe.where,
-        "num_classes": num_classes,
-        "in_chans": in_chans,
-        "backbone_kwargs": backbone,
-    }
-    with seeded(recipe.run.seed):
-        model = dynaconv.create_model(
-            recipe.model,
-            config=config,
-            where=recipe.where,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            **backbone,
-        )
-    return model, description
-
-
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe from YAML.
+        path: of the file.
+        task: the kind of run that it is for.
 
     Raises:
         DynaconvError: if it is no YAML, or no recipe.
     """
     values = read_yaml(path)
-    return Recipe.from_dict({} if values is None else values)
+    return task.recipe.from_dict({} if values is None else values)
 
 
-@rank_zero_only
-def prepare_folder(recipe: Recipe, folder: Path) -> None:
-    """Make a run's folder and write its recipe, in the first of several processes alone."""
-    root = recipe.loader.root
-    loader = recipe.loader if root is None or "://" in root else replace(recipe.loader, root=str(Path(root).resolve()))
-    save_recipe(replace(recipe, data=findable(recipe.data), loader=loader), folder / CONFIG_FILE)
-
-
-def save_recipe(recipe: Recipe, path: str | Path) -> None:
+def save_recipe(recipe: RunRecipe, path: str | Path) -> None:
     """Write a recipe as YAML, in one move."""
     write_text(Path(path), yaml.safe_dump(recipe.to_dict(), sort_keys=False))
 
 
 def _run(
-    recipe: Recipe,
+    task: Task[AnyRecipe],
+    recipe: AnyRecipe,
     folder: Path,
     found: Checkpointed | None,
     report: Callable[[Row], None] | None,
@@ -257,17 +212,18 @@ def _run(
     before: Callable[[dict[str, Any]], None] = lambda summary: None,
     ready: Callable[[], None] = lambda: None,
 ) -> FitResult:
-    recipe, images, module, arguments, summary = _begin(recipe, None if found is None else folder)
-    model = dynaconv.synchronise_norms(module.model) if recipe.run.sync_batchnorm else module.model
-    description = {"model": arguments, "data": findable(recipe.data), **images.preprocessing()}
-    make_optimizer(model, recipe.optimizer)  # before anything is written: it may refuse
-    history = History(folder / "metrics.csv", report)
-    guard, note = RunGuard(), {"recipe": replace(recipe, data=findable(recipe.data)).to_dict()}
-    saving = RunCheckpoint(folder, description, recipe.run.checkpoint_every, guard, note)
+    start = task.begin(recipe, None if found is None else folder)
+    recipe, module = start.recipe, start.module
+    if recipe.run.sync_batchnorm:
+        dynaconv.synchronise_norms(module.model)
+    make_optimizer(module.model, recipe.optimizer)  # before anything is written: it may refuse
+    history = History(folder / "metrics.csv", report, task.columns)
+    guard, note = RunGuard(), {"recipe": task.located(recipe).to_dict()}
+    saving = RunCheckpoint(folder, start.description, task.criterion, recipe.run.checkpoint_every, guard, note)
     every = [
         IterationSeed(recipe.run.seed),
         TemperatureCallback(recipe.schedule.temperature_length),
-        UnreadableReport(images.ledgers),
+        UnreadableReport(start.data.ledgers),
         history,
         guard,
         saving,
@@ -281,42 +237,20 @@ def _run(
         trainer = make_trainer(recipe, folder, [*every, *callbacks], progress_bar, first_step)
         if found is not None:
             check_iteration(found, recipe, trainer.world_size)
-        prepare_folder(recipe, folder)
+        rank_zero_only(save_recipe)(task.located(recipe), folder / CONFIG_FILE)
         if found is None:
-            note_data(images, folder)
+            note_data(start.data, folder)
         ready()
-        if found is None and summary is not None:
-            rank_zero_only(write_text)(folder / START_FILE, json.dumps(summary, indent=1) + "\n")
-            before(summary)
+        if found is None and start.summary is not None:
+            rank_zero_only(write_text)(folder / START_FILE, json.dumps(start.summary, indent=1) + "\n")
+            before(start.summary)
+        path = None if found is None else found.path
         with _ending(trainer):
-            trainer.fit(module, datamodule=images, ckpt_path=None if found is None else found.path, weights_only=True)
+            trainer.fit(module, datamodule=start.data, ckpt_path=path, weights_only=True)
     if trainer.is_global_zero:
-        save_curves({recipe.model: history.rows}, folder / "curves.png")
-    parameters = sum(p.numel() for p in model.parameters())
-    return FitResult(saving.folder, saving.folder / "best", saving.best_top1, parameters, history.rows, summary)
-
-
-def _begin(
-    recipe: Recipe, resumed: Path | None
-) -> tuple[Recipe, ImageDataModule, ClassificationModule, dict[str, Any], dict[str, Any] | None]:
-    """Data and network of a run at its start, the arguments that make the network, and figures of a trained start.
-
-    A run that is resumed gives its folder, which says what its data were.
-    """
-    source = None if recipe.tune is None else open_source_network(recipe)
-    if source is not None:
-        recipe = settle(recipe, source)
-    images = ImageDataModule.from_recipe(recipe)
-    images.setup()
-    if resumed is not None:
-        check_unchanged(images, resumed)
-    count = len(images.classes)
-    if source is None:
-        model, arguments = build_model(recipe, count, images.in_chans)
-        return recipe, images, ClassificationModule(model, recipe, count), arguments, None
-    prepare_as(images, source)
-    start = start_from(recipe, source, images, judged=resumed is None)
-    return recipe, images, TuningModule(start, recipe, count), start.arguments, start.summary
+        save_curves({recipe.model: history.rows}, folder / "curves.png", task.panels)
+    parameters = sum(p.numel() for p in module.model.parameters())
+    return FitResult(saving.folder, saving.folder / "best", saving.best_score, parameters, history.rows, start.summary)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 import dynaconv
 from dynaconv.files import replacing
 from dynaconv.training._lightning import Callback, LightningModule, Trainer
-from dynaconv.training.engine.module import classification_module
+from dynaconv.training.engine.trained_module import trained_module
 
 Row = dict[str, Any]
 COLUMNS: tuple[str, ...] = (
@@ -35,10 +35,16 @@ class History(Callback):
     Args:
         path: the CSV file, rewritten with every row; None for none.
         report: called with each new row.
+        columns: of a row.
     """
 
-    def __init__(self, path: Path | None = None, report: Callable[[Row], None] | None = None) -> None:
-        self.path, self.report = path, report
+    def __init__(
+        self,
+        path: Path | None = None,
+        report: Callable[[Row], None] | None = None,
+        columns: tuple[str, ...] = COLUMNS,
+    ) -> None:
+        self.path, self.report, self.columns = path, report, columns
         self.rows: list[Row] = []
         self._clock = 0.0
         self._within = True
@@ -49,7 +55,7 @@ class History(Callback):
         self._clock = time.perf_counter()
         self._within = True
         if trainer.is_global_zero:  # the sums are of all processes
-            metrics = classification_module(pl_module).train_metrics
+            metrics = trained_module(pl_module).train_metrics
             for name, state in self._restored.items():
                 for key, value in state.items():
                     setattr(metrics[name], key, value.to(pl_module.device))
@@ -79,11 +85,11 @@ class History(Callback):
             "tau": dynaconv.get_temperature(pl_module),
             "seconds": round(time.perf_counter() - self._clock, 3),
         }
-        row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k in COLUMNS and k not in row}
-        self.rows.append({name: row.get(name) for name in COLUMNS})
+        row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k in self.columns and k not in row}
+        self.rows.append({name: row.get(name) for name in self.columns})
         if trainer.is_global_zero:
             if self.path is not None:
-                write_csv(self.path, self.rows)
+                write_csv(self.path, self.rows, self.columns)
             if self.report is not None:
                 self.report(self.rows[-1])
 
@@ -92,7 +98,7 @@ class History(Callback):
         if self._within:
             checkpoint[UNFINISHED] = {
                 name: _sums(metric, trainer.world_size)
-                for name, metric in classification_module(pl_module).train_metrics.items()
+                for name, metric in trained_module(pl_module).train_metrics.items()
             }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -117,10 +123,10 @@ def read_csv(path: Path) -> list[Row]:
         return []
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the columns of :data:`COLUMNS`; the file is replaced in one move."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+    """Write rows; the file is replaced in one move."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
+        writer = csv.DictWriter(file, fieldnames=list(columns))
         writer.writeheader()
         writer.writerows(rows)
 

@@ -12,7 +12,7 @@ from typing import Any
 from dynaconv.errors import CheckpointError, DynaconvError, RunWarning
 from dynaconv.files import clean_temporaries
 from dynaconv.training._lightning import rank_zero_only
-from dynaconv.training.config import Recipe
+from dynaconv.training.config import RunRecipe
 from dynaconv.training.runs.sealed import DAMAGED_FILE, NOTE, PREVIOUS_FILE, RESUME_FILE, link_or_copy, read_sealed
 
 FREE = (
@@ -45,14 +45,18 @@ class Checkpointed:
 
     path: Path
     step: int
-    recipe: Recipe | None
+    recipe: RunRecipe | None
     notes: Mapping[str, Any]
 
 
-def find_checkpoint(folder: Path) -> Checkpointed:
+def find_checkpoint(folder: Path, recipe: type[RunRecipe]) -> Checkpointed:
     """The checkpoint that a run goes on from: the last one, or the previous one where the last is damaged or missing.
 
     What a killed process left unfinished is deleted. A damaged file is renamed and kept, and a warning says so.
+
+    Args:
+        folder: of the run.
+        recipe: class of its settings.
 
     Raises:
         CheckpointError: if neither is whole; it says why.
@@ -66,7 +70,7 @@ def find_checkpoint(folder: Path) -> Checkpointed:
         except CheckpointError as error:
             reasons.append(str(error))
             continue
-        found = _summary(path, content)
+        found = _summary(path, content, recipe)
         if reasons:
             warnings.warn(
                 RunWarning(f"{reasons[0]}; going on from the one before it, optimiser step {found.step}"), stacklevel=3
@@ -76,7 +80,7 @@ def find_checkpoint(folder: Path) -> Checkpointed:
     raise CheckpointError("; ".join(reasons))
 
 
-def check_recipe(found: Checkpointed, recipe: Recipe, folder: Path) -> None:
+def check_recipe(found: Checkpointed, recipe: RunRecipe, folder: Path) -> None:
     """Refuse to go on with another recipe than the checkpoint was made with; more epochs are taken, with a warning.
 
     Raises:
@@ -94,7 +98,7 @@ def check_recipe(found: Checkpointed, recipe: Recipe, folder: Path) -> None:
         warnings.warn(RunWarning(text), stacklevel=3)
 
 
-def check_iteration(found: Checkpointed, recipe: Recipe, processes: int) -> None:
+def check_iteration(found: Checkpointed, recipe: RunRecipe, processes: int) -> None:
     """Refuse to go on with another number of images an iteration, over all processes.
 
     Raises:
@@ -112,7 +116,7 @@ def check_iteration(found: Checkpointed, recipe: Recipe, processes: int) -> None
         )
 
 
-def recipe_differences(there: Recipe, now: Recipe, free: tuple[str, ...] = FREE) -> str:
+def recipe_differences(there: RunRecipe, now: RunRecipe, free: tuple[str, ...] = FREE) -> str:
     """Fields in which two recipes differ, but for the free ones, as text; empty if there are none."""
     old, new = (flat(recipe.to_dict()) for recipe in (there, now))
     return differences(*({key: value for key, value in fields.items() if key not in free} for fields in (old, new)))
@@ -137,10 +141,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return joined
 
 
-def _summary(path: Path, content: Mapping[str, Any]) -> Checkpointed:
+def _summary(path: Path, content: Mapping[str, Any], recipe: type[RunRecipe]) -> Checkpointed:
     note = dict(content.get(NOTE, {}))
-    recipe = note.pop("recipe", None)
-    made = None if recipe is None else Recipe.from_dict(recipe)
+    values = note.pop("recipe", None)
+    made = None if values is None else recipe.from_dict(values)
     return Checkpointed(path, int(content["global_step"]), made, note)
 
 

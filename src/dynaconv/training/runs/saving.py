@@ -8,8 +8,8 @@ from typing import Any
 
 from dynaconv.checkpoints.native import save_checkpoint
 from dynaconv.training._lightning import Checkpoint, LightningModule, Trainer
-from dynaconv.training.engine.module import classification_module
 from dynaconv.training.engine.sharding import full_state
+from dynaconv.training.engine.trained_module import trained_module
 from dynaconv.training.runs.guarding import RunGuard, stopped
 from dynaconv.training.runs.sealed import NOTE, PREVIOUS_FILE, RESUME_FILE
 
@@ -30,6 +30,7 @@ class RunCheckpoint(Checkpoint):
     Args:
         folder: of the run.
         description: the ``recipe`` of :func:`dynaconv.checkpoints.native.save_checkpoint`.
+        criterion: figure of validation whose highest value makes an epoch the best.
         every_steps: also write the file to resume from every so many optimiser steps.
         guard: says when to stop.
         note: plain values that the file to resume from is to carry, such as the run's recipe.
@@ -39,13 +40,15 @@ class RunCheckpoint(Checkpoint):
         self,
         folder: Path,
         description: Mapping[str, Any],
+        criterion: str = "val_top1",
         every_steps: int | None = None,
         guard: RunGuard | None = None,
         note: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.description, self.every_steps = folder, description, every_steps
+        self.folder, self.description = folder, description
+        self.criterion, self.every_steps = criterion, every_steps
         self.guard, self.note = guard or RunGuard(), dict(note or {})
-        self.best_top1 = -1.0
+        self.best_score = -1.0
         self._step = 0
         self._stop = False
 
@@ -84,11 +87,11 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the epoch's network, and keep it as the best if no earlier one is as good."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train_", "val_"))}
-        top1 = metrics.get("val_top1", 0.0)
-        better = top1 > self.best_top1
-        self.best_top1 = max(top1, self.best_top1)
+        score = metrics.get(self.criterion, 0.0)
+        better = score > self.best_score
+        self.best_score = max(score, self.best_score)
         self._stop = self.guard.check(trainer, pl_module, saving=True)
-        model = classification_module(pl_module).evaluated
+        model = trained_module(pl_module).evaluated
         state = full_state(model)  # every process has to give its part
         if trainer.is_global_zero:
             extra = {"epoch": trainer.current_epoch + 1, "metrics": metrics}
@@ -101,9 +104,9 @@ class RunCheckpoint(Checkpoint):
         checkpoint[NOTE] = {**self.note, "processes": trainer.world_size}
 
     def state_dict(self) -> dict[str, Any]:
-        """The best accuracy so far."""
-        return {"best_top1": self.best_top1}
+        """The best score so far."""
+        return {"best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do not let a resumed run replace a better network of before."""
-        self.best_top1 = state_dict["best_top1"]
+        self.best_score = state_dict["best_score"]
