@@ -3,11 +3,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 
 from dynaconv._version import __version__
+from dynaconv.cli.detect import COMMANDS as DETECT_COMMANDS
 from dynaconv.cli.main import COMMANDS, main
+
+# Commands of detect that have their file.
+DETECT = [
+    name for name in DETECT_COMMANDS if find_spec(f"dynaconv.cli.detection.{'evaluate' if name == 'eval' else name}")
+]
 
 
 def test_version(capsys):
@@ -29,16 +36,32 @@ def test_nothing_asked_is_help_and_an_error(capsys):
 def test_unknown_command(capsys):
     assert main(["trian"]) == 2
     assert "no command 'trian'; expected one of demo, train" in capsys.readouterr().err
+    assert main(["detect", "trian"]) == 2
+    assert "dynaconv detect: no command 'trian'; expected one of train, eval" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def exit_code(arguments):
+    """What the process ends with: argparse stops it itself when it has shown help."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"detect {name}" for name in DETECT)])
 def test_help_of_every_command_has_examples(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
+    assert exit_code([*command.split(), "--help"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"usage: dynaconv {command}")
+    assert text.startswith(f"usage: dynaconv {command} ")
     assert f"\n  dynaconv {command}" in text.partition("examples:")[2]
+
+
+def test_help_of_detect_names_every_command(capsys):
+    assert main(["detect", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in DETECT_COMMANDS)
+    assert main(["detect"]) == 2
+    assert capsys.readouterr().out == text
 
 
 def test_help_of_train_shows_defaults_and_the_methods_fields(capsys):

@@ -21,6 +21,7 @@ import dynaconv.training.comparison.lock as run_lock
 import dynaconv.training.comparison.runs as compare_runs
 import dynaconv.training.runs.fitting as fitting
 from dynaconv.errors import DynaconvError, MissingExtraError
+from dynaconv.files import write_text
 from dynaconv.training import ScheduleConfig
 from dynaconv.training.comparison.compare import begin, results_of
 from dynaconv.training.comparison.contenders import Contender
@@ -149,11 +150,10 @@ def test_data_that_can_not_be_opened_are_no_sweep(tmp_path):
 
 
 def pretend(run, top1=0.5):
-    """Leave what a finished run leaves."""
-    run.folder.mkdir(parents=True)
-    (run.folder / "metrics.csv").write_text(f"epoch,val_top1\n1,{top1}\n")
+    """Leave what a finished run leaves, as it does: others read whole files or none."""
     closing = {"date": "now", "command": "me", "seconds": 6.0, "epochs": 1, "parameters": 3, "environment": {}}
-    (run.folder / "run.json").write_text(json.dumps(closing))
+    write_text(run.folder / "metrics.csv", f"epoch,val_top1\n1,{top1}\n")
+    write_text(run.folder / "run.json", json.dumps(closing))
 
 
 def registered(out, contenders=(STATIC,), seeds=range(6)):
@@ -201,7 +201,7 @@ def test_work_does_not_wait_for_others(tmp_path, monkeypatch):
     monkeypatch.setattr(compare_runs.Run, "train", lambda run, *_: (seen.append(run.seed), pretend_here(run)))
 
     def pretend_here(run):
-        (run.folder / "run.json").write_text(json.dumps({"epochs": 1, "seconds": 1.0}))
+        write_text(run.folder / "run.json", json.dumps({"epochs": 1, "seconds": 1.0}))
 
     finished = []
     with try_lock(runs[1].folder / "lock"):
