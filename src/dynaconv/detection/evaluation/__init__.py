@@ -1,0 +1,1 @@
+"""Judging detectors: their outputs as COCO's results, COCO's scores of them, files and pictures."""
