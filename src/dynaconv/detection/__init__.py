@@ -6,16 +6,25 @@ Needs the extras ``train`` and ``detection``. Names are imported when first used
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynaconv.detection.config import CocoLoaderConfig, DetectionAugmentConfig, DetectionRecipe, DetectorConfig
 
-_HOMES: dict[str, str] = {}
+if TYPE_CHECKING:
+    from dynaconv.detection.evaluation.scorer import CocoScorer
+    from dynaconv.detection.evaluation.scores import DetectionScores
+
+_HOMES: dict[str, str] = {
+    "CocoScorer": "evaluation.scorer",
+    "DetectionScores": "evaluation.scores",
+}
 
 __all__ = [
     "CocoLoaderConfig",
+    "CocoScorer",
     "DetectionAugmentConfig",
     "DetectionRecipe",
+    "DetectionScores",
     "DetectorConfig",
 ]
 
