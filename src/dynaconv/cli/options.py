@@ -6,7 +6,8 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -218,6 +219,27 @@ def command_name() -> str:
 def on_terminal() -> bool:
     """Whether someone is watching, who would like a progress bar."""
     return sys.stdout.isatty()
+
+
+@contextmanager
+def counting(text: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A progress bar on the terminal while the block runs; elsewhere nothing.
+
+    Args:
+        text: what is counted.
+        total: how many there are; None if it is not known.
+
+    Yields:
+        To be called after each.
+    """
+    if not on_terminal():
+        yield lambda: None
+        return
+    progress = require("rich.progress", "train")
+    columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
+    with progress.Progress(*columns, transient=True) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda: bar.advance(task)
 
 
 def duration(seconds: float) -> str:

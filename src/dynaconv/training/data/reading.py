@@ -34,7 +34,7 @@ class SeededDataset(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         index, seed = key
         tried = range(index, index + min(ATTEMPTS, len(self))) if self.replace else (index,)
-        return first_readable(self._read, tried, self.transform, seed, self.replace)
+        return first_readable(self._read, tried, on_image(self.transform), seed, self.replace)
 
     def _read(self, index: int) -> tuple[Any, int]:
         index %= len(self)
@@ -51,10 +51,15 @@ def check_label(label: int, num_classes: int, name: str) -> None:
         )
 
 
+def on_image(transform: Callable[[Any], Any]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """A transform of image and label that leaves the label alone."""
+    return lambda image, label: (transform(image), label)
+
+
 def first_readable(
-    read: Callable[[int], tuple[Any, int]],
+    read: Callable[[int], tuple[Any, Any]],
     turns: Sequence[int],
-    transform: Callable[[Any], Any],
+    transform: Callable[[Any, Any], tuple[Any, Any]],
     seed: int,
     replace: bool,
 ) -> Sample:
@@ -63,7 +68,7 @@ def first_readable(
     Args:
         read: from a turn to PIL image and label.
         turns: what to read, one after the other.
-        transform: from PIL image to tensor, drawing from ``seed``.
+        transform: from PIL image and label to tensor and label, drawing from ``seed``.
         seed: of the place, not of the image.
         replace: there must be an image; without, the sample may have none.
     """
@@ -77,7 +82,7 @@ def first_readable(
         except DynaconvError as error:  # carried to the main process, which can say it in one line
             return Sample(None, 0, [Fault("", str(error), fatal=True)])
         with seeded(seed):
-            return Sample(transform(image), label, faults[:1])
+            return Sample(*transform(image, label), faults[:1])
     if not replace:
         return Sample(None, 0, faults)
     text = f"{len(faults)} images in a row can not be read: {faults[0].name} ({faults[0].cause}) to {faults[-1].name}"

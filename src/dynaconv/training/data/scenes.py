@@ -126,13 +126,19 @@ class SceneImages(MemoryImages):
         return F.grid_sample(ink, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def cut_photos() -> tuple[Tensor, Tensor]:
-    """The photographs' parts for training and validation, each ``(P, 3, H, W)``, float32 between 0 and 1."""
+def read_photos() -> tuple[np.ndarray, np.ndarray]:
+    """The photographs' parts for training and validation, each ``(P, H, W, 3)``, uint8."""
     photos = np.stack(require("sklearn.datasets", "train").load_sample_images().images)
+    cut = round(TRAIN_SHARE * photos.shape[1])
+    return photos[:, :cut], photos[:, cut:]
+
+
+def cut_photos() -> tuple[Tensor, Tensor]:
+    """The same at half their size, each ``(P, 3, H, W)``, float32 between 0 and 1."""
+    train, val = map(_halved, read_photos())
+    return train, val
+
+
+def _halved(photos: np.ndarray) -> Tensor:
     pixels = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
-    cut = round(TRAIN_SHARE * pixels.shape[-2])
-    return _halved(pixels[..., :cut, :]), _halved(pixels[..., cut:, :])
-
-
-def _halved(pixels: Tensor) -> Tensor:
     return F.interpolate(pixels, scale_factor=0.5, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from dynaconv.errors import DynaconvError, ImageError
 from dynaconv.training.data.images import load_image
-from dynaconv.training.data.reading import ATTEMPTS, check_label, first_readable
+from dynaconv.training.data.reading import ATTEMPTS, check_label, first_readable, on_image
 from dynaconv.training.data.sampling import EpochBatches, derive_seed
 from dynaconv.training.data.unreadable import Sample
 
@@ -202,7 +202,7 @@ class StreamDataset(Dataset[Any]):
             return load_image(raw.data, raw.name), raw.label
 
         seed = derive_seed(self.batches.seed, epoch, lane.identity())
-        sample = first_readable(read, range(place, place + attempts), self.transform, seed, self.replace)
+        sample = first_readable(read, range(place, place + attempts), on_image(self.transform), seed, self.replace)
         lane.move_on()
         return sample
 

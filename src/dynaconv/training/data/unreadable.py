@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
 from torch.utils.data import default_collate
 
 from dynaconv.errors import DynaconvError
@@ -42,20 +41,25 @@ class Sample(NamedTuple):
 
     Args:
         image: tensor ``(C, H, W)``, or None if there is none.
-        label: class number.
+        label: class number; of detectors, the objects.
         faults: images that could not be read in that place.
     """
 
     image: Any
-    label: int
+    label: Any
     faults: Sequence[Fault] = ()
 
 
-def collate(samples: Sequence[Sample]) -> tuple[Any, Any, list[Fault]]:
-    """A batch of those that have an image, ``(images, labels, faults)``; images are None if none has."""
+def collate(samples: Sequence[Sample], join: Callable[[Any], Any] = default_collate) -> tuple[Any, Any, list[Fault]]:
+    """A batch of those that have an image, ``(images, labels, faults)``; images are None if none has.
+
+    Args:
+        samples: of a batch.
+        join: from a list of (image, label) to images and labels.
+    """
     faults = [fault for sample in samples for fault in sample.faults]
     read = [(sample.image, sample.label) for sample in samples if sample.image is not None]
-    images, labels = default_collate(read) if read else (None, None)
+    images, labels = join(read) if read else (None, None)
     return images, labels, faults
 
 
@@ -77,7 +81,7 @@ class Ledger:
         """Start an epoch, or go on in one that has met faults."""
         self.faults = [Fault(*fault) for fault in faults]
 
-    def take(self, batch: tuple[Any, Any, list[Fault]]) -> tuple[Tensor, Tensor] | None:
+    def take(self, batch: tuple[Any, Any, list[Fault]]) -> tuple[Any, Any] | None:
         """Note a batch's faults; returns images and labels, None if no image is left.
 
         Raises:

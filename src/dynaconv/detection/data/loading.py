@@ -1,0 +1,91 @@
+"""What runs in a worker, and how batches are put together: wide images with wide ones, tall with tall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dynaconv.detection.data.images import CocoImages
+from dynaconv.errors import require
+from dynaconv.training.data.reading import ATTEMPTS, first_readable
+from dynaconv.training.data.sampling import EpochBatches
+from dynaconv.training.data.unreadable import Sample
+
+
+class ShapeBatches(EpochBatches):
+    """Batches of images of one shape each, but for at most one batch an epoch, in which two shapes meet.
+
+    Args:
+        shapes: number of the shape of every image, shape ``(N,)``.
+        options: those of :class:`EpochBatches`, but its length.
+    """
+
+    def __init__(self, shapes: np.ndarray, *args: Any, **options: Any) -> None:
+        super().__init__(len(shapes), *args, **options)
+        self.shapes = shapes
+
+    def _parts(self, order: np.ndarray) -> list[np.ndarray]:
+        """All processes' batches: cut from the shuffled images, shape after shape, and shuffled themselves."""
+        draw = np.random.default_rng([self.seed, self.epoch, self.batch_size])
+        order = np.resize(order, self.share * self.world_size)
+        _, shapes = np.unique(self.shapes, return_inverse=True)
+        first = draw.permutation(int(shapes.max()) + 1)  # which shape's batch is the last and incomplete one
+        order = order[np.argsort(first[shapes[order]], kind="stable")]
+        full, rest = divmod(self.share, self.batch_size)
+        whole = order[: full * self.batch_size * self.world_size].reshape(-1, self.batch_size)
+        ends = np.split(order[whole.size :], self.world_size) if rest else []
+        return [*draw.permutation(whole), *ends][self.rank :: self.world_size]
+
+
+class CocoDataset(Dataset[Any]):
+    """Images and targets as tensors, varied by the seed that comes with a number.
+
+    Args:
+        images: by number.
+        flip: probability of a horizontal flip.
+        replace: take the next readable image where one can not be read; otherwise the sample has none.
+    """
+
+    def __init__(self, images: CocoImages, flip: float, replace: bool) -> None:
+        self.images, self.flip, self.replace = images, flip, replace
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index, seed = key
+        tried = range(index, index + min(ATTEMPTS, len(self))) if self.replace else (index,)
+        return first_readable(lambda turn: self.images[turn % len(self)], tried, self._vary, seed, self.replace)
+
+    def _vary(self, image: Any, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        return vary(image, target, self.flip)
+
+
+def vary(image: Any, target: dict[str, Any], flip: float) -> tuple[Tensor, dict[str, Any]]:
+    """An image as float32 of shape ``(3, H, W)`` between 0 and 1, flipped with its objects or not.
+
+    Args:
+        image: PIL, of mode RGB.
+        target: its objects, see :class:`CocoImages`.
+        flip: probability, drawn from torch's generator.
+    """
+    pixels = require("torchvision.transforms.v2.functional", "detection").pil_to_tensor(image)
+    if flip:
+        tensors, transforms = (require(f"torchvision.{name}", "detection") for name in ("tv_tensors", "transforms.v2"))
+        typed = {"image": tensors.Image(pixels)}
+        typed["boxes"] = tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=target["size"])
+        if "masks" in target:
+            typed["masks"] = tensors.Mask(target["masks"])
+        varied = transforms.RandomHorizontalFlip(flip)(typed)
+        plain = {name: value.as_subclass(torch.Tensor) for name, value in varied.items()}
+        pixels, target = plain.pop("image"), target | plain
+    return pixels.float() / 255, target
+
+
+def join(samples: list[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """A batch: images have sizes of their own, so they stay a list, as do the targets."""
+    return [image for image, _ in samples], [target for _, target in samples]
