@@ -11,21 +11,34 @@ from typing import TYPE_CHECKING, Any
 from dynaconv.detection.config import CocoLoaderConfig, DetectionAugmentConfig, DetectionRecipe, DetectorConfig
 
 if TYPE_CHECKING:
+    from dynaconv.detection.data.annotations import CocoAnnotations, read_annotations
+    from dynaconv.detection.data.datamodule import DetectionDataModule
+    from dynaconv.detection.data.digits import DigitsConfig, make_digits
     from dynaconv.detection.evaluation.scorer import CocoScorer
     from dynaconv.detection.evaluation.scores import DetectionScores
 
 _HOMES: dict[str, str] = {
+    "CocoAnnotations": "data.annotations",
     "CocoScorer": "evaluation.scorer",
+    "DetectionDataModule": "data.datamodule",
     "DetectionScores": "evaluation.scores",
+    "DigitsConfig": "data.digits",
+    "make_digits": "data.digits",
+    "read_annotations": "data.annotations",
 }
 
 __all__ = [
+    "CocoAnnotations",
     "CocoLoaderConfig",
     "CocoScorer",
     "DetectionAugmentConfig",
+    "DetectionDataModule",
     "DetectionRecipe",
     "DetectionScores",
     "DetectorConfig",
+    "DigitsConfig",
+    "make_digits",
+    "read_annotations",
 ]
 
 
