@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.cli.options import (
-    command_name,
-    epoch_line,
     expand_method,
     expand_short,
     make_parser,
-    on_terminal,
-    quiet_logs,
     short_help,
 )
-from dynaconv.cli.running import NAMES, resumable, run_folder
+from dynaconv.cli.running import NAMES, RunFlow, classifier_end, run_folder, start_run
 from dynaconv.cli.train import add_recipe_flags
 from dynaconv.training.config import AugmentConfig, OptimizerConfig, Recipe, ScheduleConfig, TuneConfig
 
@@ -64,29 +60,16 @@ def run(arguments: Sequence[str]) -> None:
     source, out, name, run_id, auto = (values.pop(key) for key in ("source", "out", "name", "run_id", "auto_resume"))
     values.pop("config")
     values.pop("__default_config__", None)
-    from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.runs.fitting import fit, fit_or_resume
+    from dynaconv.training.runs.classification import CLASSIFICATION
 
-    say = rank_zero_only(print)
-    quiet_logs()
     recipe = Recipe.from_dict({**values, "tune": {**values["tune"], "source": source}})
     method = "as it is" if recipe.method is None else recipe.method.get("method", "kernel_warehouse")
     given = Path(source)
     usual = given.parent.parent.name if given.stem in ("best", "last") else given.stem
     folder = run_folder(out, name or f"{usual or recipe.model}-finetuned", run_id, auto)
-    say(f"fine-tuning {source} ({method}) on {recipe.data}; everything goes to {folder}", flush=True)
-    with resumable(folder, say):
-        result = (fit_or_resume if auto else fit)(
-            recipe,
-            folder,
-            report=epoch_line(recipe.schedule.epochs),
-            progress_bar=on_terminal(),
-            before=lambda summary: say(start_lines(summary), flush=True),
-        )
-    say(f"best validation accuracy {result.best_score:.2%} with {result.parameters:,} parameters")
-    say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
-    command = command_name()
-    say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")
+    beginning = f"fine-tuning {source} ({method}) on {recipe.data}; everything goes to {folder}"
+    flow = RunFlow("train", classifier_end, before=lambda summary: print(start_lines(summary), flush=True))
+    start_run(recipe, folder, auto, CLASSIFICATION, beginning, flow)
 
 
 def start_lines(summary: Mapping[str, Any]) -> str:

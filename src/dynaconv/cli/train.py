@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynaconv.cli.options import (
-    command_name,
-    epoch_line,
     expand_method,
     expand_short,
     make_parser,
     method_help,
-    on_terminal,
     quiet_logs,
     short_help,
     take_recipe,
 )
-from dynaconv.cli.running import NAMES, add_folder_flags, resumable, run_folder
+from dynaconv.cli.running import NAMES, RunFlow, add_folder_flags, classifier_end, resume_run, run_folder, start_run
 from dynaconv.errors import DynaconvError
 from dynaconv.training.config import (
     AugmentConfig,
@@ -155,50 +152,17 @@ def bare_dry_run(arguments: Sequence[str]) -> list[str]:
 
 def _fit(recipe: Recipe, folder: Path, auto: bool) -> None:
     from dynaconv.models import list_models
-    from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.runs.fitting import fit, fit_or_resume
+    from dynaconv.training.runs.classification import CLASSIFICATION
 
-    say = rank_zero_only(print)  # a run on several devices is several processes
-    quiet_logs()
     static = " (static: no --method given)" if recipe.method is None and recipe.model not in list_models() else ""
     beginning = f"training {recipe.model}{static} on {recipe.data}; everything goes to {folder}"
-    with resumable(folder, say):
-        train, report = fit_or_resume if auto else fit, epoch_line(recipe.schedule.epochs)
-        _end(train(recipe, folder, report=report, progress_bar=on_terminal(), ready=lambda: say(beginning, flush=True)))
+    start_run(recipe, folder, auto, CLASSIFICATION, beginning, RunFlow("train", classifier_end))
 
 
 def _resume(folder: Path) -> None:
-    from dynaconv.training._lightning import rank_zero_only
-    from dynaconv.training.runs.fitting import CONFIG_FILE, load_recipe, resume
+    from dynaconv.training.runs.classification import CLASSIFICATION
 
-    quiet_logs()
-    config = folder / CONFIG_FILE
-    if not config.is_file():
-        raise DynaconvError(f"--resume {folder}: there is no {CONFIG_FILE}; expected a run's folder, runs/NAME/TIME")
-    epochs, trained = load_recipe(config).schedule.epochs, []
-    show = epoch_line(epochs)
-
-    def report(row: Any) -> None:
-        trained.append(row)
-        show(row)
-
-    with resumable(folder, rank_zero_only(print)):
-        result = resume(folder, report=report, progress_bar=on_terminal())
-    if not trained:
-        rank_zero_only(print)(
-            f"{folder} had finished already, with {len(result.rows)} of {epochs} epochs; nothing was trained. To go "
-            f"on, raise schedule.epochs in {config}"
-        )
-    _end(result)
-
-
-def _end(result: Any) -> None:
-    from dynaconv.training._lightning import rank_zero_only
-
-    say, command = rank_zero_only(print), command_name()
-    say(f"best validation accuracy {result.best_score:.2%} with {result.parameters:,} parameters")
-    say(f"saved: {result.best}.safetensors and .json; curves: {result.run_dir / 'curves.png'}")
-    say(f"next:  {command} eval {result.best}    {command} predict IMAGE... --checkpoint {result.best}")
+    resume_run(folder, CLASSIFICATION, RunFlow("train", classifier_end))
 
 
 def _dry_run(recipe: Recipe, paper: Any, short: bool, out: Path | None) -> None:
