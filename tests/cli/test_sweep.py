@@ -20,7 +20,7 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    monkeypatch.setattr(fitting, "save_curves", lambda runs, path: path)
+    monkeypatch.setattr(fitting, "save_curves", lambda runs, path, panels: path)
 
 
 def test_a_grid(tmp_path, capsys):

@@ -204,7 +204,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation")
     backbone = Backbone(model="resnet18", arguments={"channels": CHANNELS})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "save_curves", lambda runs, path: path)
+        patch.setattr(fitting, "save_curves", lambda runs, path, panels: path)
         return out, run_ablation([PARTITION, DIMS], backbone, (0, 1), RECIPE, out)
 
 

@@ -70,7 +70,7 @@ def _no_pictures(request, monkeypatch):
     """Pictures take a second each, and are drawn where they are the matter."""
     if "finished" not in request.fixturenames:
         monkeypatch.setattr(compare_results, "save_picture", lambda values, path: None)
-        monkeypatch.setattr(fitting, "save_curves", lambda runs, path: path)
+        monkeypatch.setattr(fitting, "save_curves", lambda runs, path, panels: path)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ RATES = {"optimizer.lr": [1e-3, 4e-3]}
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    monkeypatch.setattr(fitting, "save_curves", lambda runs, path: path)
+    monkeypatch.setattr(fitting, "save_curves", lambda runs, path, panels: path)
 
 
 def lines_of(out: Path):

@@ -104,6 +104,11 @@ def build(recipe: Mapping[str, Any], source: str | Path) -> nn.Module:
     Raises:
         DynaconvError: if there is no such network.
     """
+    if "detector" in recipe:
+        raise CheckpointError(
+            f"{source} holds a detector, no classification network; use `dynaconv detect eval` and `predict`, or "
+            "dynaconv.detection.load_detector"
+        )
     # The package's front, looked up at call time: networks are made in a room beside this one.
     create_model = importlib.import_module("dynaconv").create_model
     arguments = dict(recipe["model"])

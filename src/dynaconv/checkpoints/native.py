@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,14 @@ def save_checkpoint(
     return weights
 
 
-def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_checkpoint(
+    path: str | Path, make: Callable[[Mapping[str, Any], str | Path], nn.Module] = build
+) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a network and load its weights, strictly.
 
     Args:
         path: the name given to :func:`save_checkpoint`, with or without a suffix.
+        make: from what the checkpoint says, and its path for errors, to the network without its weights.
 
     Returns:
         The network in evaluation mode on the CPU, and the content of the JSON file.
@@ -96,7 +99,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         if kept not in tensors:
             raise CheckpointError(f"'{name}' is to be the tensor '{kept}', which {weights} lacks")
         tensors[name] = tensors[kept]
-    model = build(recipe, path)
+    model = make(recipe, path)
     load_or_explain(model, tensors, f"the weights of {path} do not fit the model its recipe describes")
     return model.eval(), recipe
 
@@ -104,7 +107,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 def _as_built(recipe: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     """The recipe, with the config that was built: found for a number of parameters, free of an assignment, ..."""
     asked = recipe["model"].get("config") or {}
-    built = getattr(getattr(model, "warehouses", None), "network_config", None)
+    owners = (getattr(module, "warehouses", None) for module in model.modules())
+    built = next((config for owner in owners if (config := getattr(owner, "network_config", None))), None)
     if not asked or built is None or config_from_dict(asked) == built:
         return recipe
     return {**recipe, "model": {**recipe["model"], "config": built.to_dict()}}
