@@ -201,7 +201,7 @@ def _run(
     try:
         model.eval()
         with torch.no_grad(), counter:
-            torch.func.functional_call(model, _on_meta(model), (images,), tie_weights=False)
+            torch.func.functional_call(model, on_meta(model), (images,), tie_weights=False)
     except Exception as error:  # whatever a network of somebody's may raise
         raise DynaconvError(
             f"{type(model).__name__} could not be profiled on an input of shape {tuple(images.shape)}: {error}; "
@@ -215,7 +215,7 @@ def _run(
     return seen, counter.get_flop_counts()  # pyright: ignore[reportReturnType]
 
 
-def _on_meta(model: nn.Module) -> dict[str, Tensor]:
+def on_meta(model: nn.Module) -> dict[str, Tensor]:
     """A stand-in without memory for every parameter and buffer, by one name for each module that owns it.
 
     Given two names of one module, functional_call would put the stand-in of the first back as if it were the original.

@@ -16,18 +16,25 @@ if TYPE_CHECKING:
     from dynaconv.detection.data.digits import DigitsConfig, make_digits
     from dynaconv.detection.evaluation.scorer import CocoScorer
     from dynaconv.detection.evaluation.scores import DetectionScores
+    from dynaconv.detection.models.detector import build_detector, create_detector
+    from dynaconv.detection.models.sources import Backbone, open_backbone
 
 _HOMES: dict[str, str] = {
+    "Backbone": "models.sources",
     "CocoAnnotations": "data.annotations",
     "CocoScorer": "evaluation.scorer",
     "DetectionDataModule": "data.datamodule",
     "DetectionScores": "evaluation.scores",
     "DigitsConfig": "data.digits",
+    "build_detector": "models.detector",
+    "create_detector": "models.detector",
     "make_digits": "data.digits",
+    "open_backbone": "models.sources",
     "read_annotations": "data.annotations",
 }
 
 __all__ = [
+    "Backbone",
     "CocoAnnotations",
     "CocoLoaderConfig",
     "CocoScorer",
@@ -37,7 +44,10 @@ __all__ = [
     "DetectionScores",
     "DetectorConfig",
     "DigitsConfig",
+    "build_detector",
+    "create_detector",
     "make_digits",
+    "open_backbone",
     "read_annotations",
 ]
 

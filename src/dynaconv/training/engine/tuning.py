@@ -18,6 +18,7 @@ import dynaconv
 from dynaconv.checkpoints.description import is_checkpoint
 from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.checkpoints.reading import read_state_dict
+from dynaconv.checkpoints.report import align_names
 from dynaconv.checkpoints.weights import load_weights
 from dynaconv.convert import draft_plan, recalibrate_norms
 from dynaconv.errors import DynaconvError
@@ -91,7 +92,8 @@ def open_source_network(recipe: Recipe) -> Source:
             f"train`, a file of weights of '{recipe.model}' (.safetensors, .pth), or {TIMM!r} to download timm's"
         )
     state, _ = read_state_dict(path)
-    return _published(_fitting_network(recipe, state, arguments), arguments)
+    network = fitting_network(recipe.model, state, in_chans=channels, **arguments["backbone_kwargs"])
+    return _published(network, arguments)
 
 
 def _published(model: nn.Module, arguments: dict[str, Any]) -> Source:
@@ -104,13 +106,23 @@ def _published(model: nn.Module, arguments: dict[str, Any]) -> Source:
     return Source(model.eval(), {**arguments, "num_classes": getattr(model, "num_classes", 1000)}, preprocessing)
 
 
-def _fitting_network(recipe: Recipe, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> nn.Module:
-    """The recipe's backbone with as many classes as a file's classifier, and its weights."""
-    options = {"in_chans": arguments["in_chans"], **arguments["backbone_kwargs"]}
-    probe = dynaconv.create_model(recipe.model, **options)
-    head = [name for name, _ in _classifier(probe)]
-    found = [len(state[f"{name}.bias"]) for name in head if f"{name}.bias" in state]
-    model = dynaconv.create_model(recipe.model, num_classes=found[0], **options) if found else probe
+def fitting_network(name: str, state: Mapping[str, Tensor], **options: Any) -> nn.Module:
+    """A network with as many classes as a state dict's classifier, and its weights.
+
+    Args:
+        name: of :func:`dynaconv.create_model`.
+        state: of such a network; 1000 classes are taken if its classifier has no bias to count.
+        options: further arguments of :func:`dynaconv.create_model`.
+
+    Raises:
+        CheckpointError: if it does not fit.
+    """
+    model = dynaconv.create_model(name, **options)
+    names, _ = align_names(list(model.state_dict()), list(state))
+    heads = [f"{head}.bias" for head, _ in _classifier(model)]
+    classes = [len(state[given]) for given, own in names.items() if own in heads]
+    if classes and classes[0] != getattr(model, "num_classes", None):
+        model = dynaconv.create_model(name, num_classes=classes[0], **options)
     load_weights(model, state)
     return model
 

@@ -1,0 +1,1 @@
+"""Detectors of torchvision's on any backbone with stages: levels, pyramid, weights, counts."""
