@@ -66,7 +66,8 @@ def create_detector(
         UnknownModelError: if there is no such model.
 
     Example:
-        >>> detector = create_detector("resnet18", num_classes=3, detector=DetectorConfig(image_size=64, max_size=64))
+        >>> import torch
+        >>> detector = create_detector("test_resnet", num_classes=3, detector=DetectorConfig(image_size=64, max_size=64))
         >>> [sorted(found) for found in detector.eval()([torch.rand(3, 50, 60)])]
         [['boxes', 'labels', 'masks', 'scores']]
     """
