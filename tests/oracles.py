@@ -9,23 +9,20 @@ from torch import Tensor
 
 
 def conv(x: Tensor, kernels: Tensor, stride, padding, dilation, groups) -> Tensor:
-    """Convolution with one kernel per sample, an output value at a time."""
+    """Convolution with one kernel per sample, an output position at a time, and a tap of the kernel at a time."""
     batch, out_channels, in_per_group, *size = kernels.shape
     out_size = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(x.shape[2:], size, stride, padding, dilation, strict=True)
     ]
     y = x.new_zeros(batch, out_channels, *out_size)
-    for b, o in itertools.product(range(batch), range(out_channels)):
-        first = (o // (out_channels // groups)) * in_per_group
-        for place in itertools.product(*map(range, out_size)):
-            total = 0.0
-            for tap in itertools.product(*map(range, size)):
-                at = [q * s - p + t * d for q, s, p, t, d in zip(place, stride, padding, tap, dilation, strict=True)]
-                if all(0 <= a < n for a, n in zip(at, x.shape[2:], strict=True)):
-                    pixel = x[(b, slice(first, first + in_per_group), *at)]
-                    total = total + (pixel * kernels[(b, o, slice(None), *tap)]).sum()
-            y[(b, o, *place)] = total
+    x = x.reshape(batch, groups, 1, in_per_group, *x.shape[2:])
+    kernels = kernels.reshape(batch, groups, out_channels // groups, in_per_group, *size)
+    for place in itertools.product(*map(range, out_size)):
+        for tap in itertools.product(*map(range, size)):
+            at = [q * s - p + t * d for q, s, p, t, d in zip(place, stride, padding, tap, dilation, strict=True)]
+            if all(0 <= a < n for a, n in zip(at, x.shape[4:], strict=True)):
+                y[(..., *place)] += (x[(..., *at)] * kernels[(..., *tap)]).sum(-1).flatten(1)
     return y
 
 

@@ -213,9 +213,9 @@ def weightnet(weights, layer, x):
     outputs, numbers, width = experts.shape
     parts = values.shape[1] // (outputs * width)
     kernels = values.new_zeros(x.shape[0], outputs, numbers)
-    for b, o, n, r in itertools.product(range(x.shape[0]), range(outputs), range(numbers), range(width)):
+    for o, n, r in itertools.product(range(outputs), range(numbers), range(width)):
         part = o * parts + n // (numbers // parts)
-        kernels[b, o, n] += experts[o, n, r] * values[b, part * width + r]
+        kernels[:, o, n] += experts[o, n, r] * values[:, part * width + r]
     return kernels.reshape(x.shape[0], *weights["kernel"].shape[:-1]), shared_by_all(weights, x)
 
 
