@@ -11,10 +11,11 @@ import yaml
 import dynaconv.training.comparison.measures as compare_measures
 from dynaconv.cli.main import main
 from dynaconv.cli.options import duration
-from tests.training.tiny import CHANNELS, static_recipe
+from tests.training.tiny import BACKBONE, static_recipe
 
 TINY = [
-    "compare", "--model", "resnet18", "--backbone.channels", str(CHANNELS), "--data", "digits", "--image-size", "16",
+    "compare", "--model", "resnet18", *(f"--backbone.{name}={values}" for name, values in BACKBONE.items()),
+    "--data", "digits", "--image-size", "16",
     "--batch-size", "16", "--loader.limit", "48", "--epochs", "1", "--run.accelerator", "cpu",
 ]  # fmt: skip
 
@@ -49,7 +50,7 @@ def test_it_prints_the_table_of_its_file(finished):
     assert f"({eca['step_seconds']['ratio']:.2f}x)" in line
     assert f"results: {file}, {file.stem}.md, {file.stem}.png" in text
     assert eca["method"]["method"] == "eca"
-    assert eca["backbone"] == {"channels": CHANNELS}
+    assert eca["backbone"] == BACKBONE
 
 
 def test_from(finished, capsys):

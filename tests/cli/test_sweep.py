@@ -9,10 +9,11 @@ import pytest
 import dynaconv.training.comparison.launch as launching
 import dynaconv.training.runs.fitting as fitting
 from dynaconv.cli.main import main
-from tests.training.tiny import CHANNELS
+from tests.training.tiny import BACKBONE
 
 TINY = [
-    "--model", "resnet18", "--backbone.channels", str(CHANNELS), "--data", "digits", "--image-size", "16",
+    "--model", "resnet18", *(f"--backbone.{name}={values}" for name, values in BACKBONE.items()),
+    "--data", "digits", "--image-size", "16",
     "--batch-size", "16", "--loader.limit", "48", "--epochs", "1", "--run.accelerator", "cpu",
     "--schedule.temperature_epochs", "1",
 ]  # fmt: skip

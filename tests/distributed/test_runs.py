@@ -14,7 +14,7 @@ from dynaconv.training.runs.history import read_csv
 from dynaconv.training.runs.sealed import read_sealed
 from tests.distributed.processes import free_port, run_together
 from tests.training.test_resume import Interrupted, Trace
-from tests.training.tiny import BATCH, CHANNELS, IMAGES, METHOD, static_recipe, tiny_recipe
+from tests.training.tiny import BACKBONE, BATCH, IMAGES, METHOD, static_recipe, tiny_recipe
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -26,7 +26,7 @@ def on(processes: int, recipe: Recipe) -> Recipe:
     """The recipe with the same images in a step, whatever the number of processes, and nothing drawn by batch."""
     return dataclasses.replace(
         recipe,
-        backbone={"channels": CHANNELS},
+        backbone=BACKBONE,
         augment=AugmentConfig(shift=0, rotate_degrees=0, zoom=0),
         loader=LoaderConfig(image_size=16, batch_size=BATCH // processes, limit=IMAGES),
         optimizer=OptimizerConfig(name="sgd", lr=0.02),

@@ -22,7 +22,7 @@ from dynaconv.training.ablation.ablate import ablation_of, judge, run_ablation
 from dynaconv.training.ablation.statistics import NOT_SEPARATED, SEPARATED, TOO_FEW, difference_of
 from dynaconv.training.ablation.tables import TABLES, find_tables
 from dynaconv.training.ablation.variants import NARROW, Backbone, contenders_of, label_of
-from tests.training.tiny import CHANNELS, static_recipe
+from tests.training.tiny import BACKBONE, static_recipe
 
 pytestmark = pytest.mark.xdist_group("ablation")
 
@@ -89,7 +89,7 @@ def test_no_start_is_the_one_to_one_network_at_the_end_of_its_temperature():
     for assignment in ("one-to-one", "none"):
         torch.manual_seed(0)
         config = published(assignment=assignment)
-        networks.append(dynaconv.create_model("resnet18", config=config, channels=CHANNELS, num_classes=5).eval())
+        networks.append(dynaconv.create_model("resnet18", config=config, **BACKBONE, num_classes=5).eval())
     usual, free = networks
     free.load_state_dict(usual.state_dict())
     images = torch.randn(2, 3, 32, 32)
@@ -202,7 +202,7 @@ def test_differences_are_over_common_seeds():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation")
-    backbone = Backbone(model="resnet18", arguments={"channels": CHANNELS})
+    backbone = Backbone(model="resnet18", arguments=BACKBONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "save_curves", lambda runs, path, panels: path)
         return out, run_ablation([PARTITION, DIMS], backbone, (0, 1), RECIPE, out)

@@ -8,7 +8,7 @@ from torch import nn
 
 from dynaconv.training import AugmentConfig, LoaderConfig, OptimizerConfig, RunConfig, ScheduleConfig, fit
 from tests.distributed.networks import joint_batch, make_network, network_names
-from tests.training.tiny import CHANNELS, METHOD, tiny_recipe
+from tests.training.tiny import BACKBONE, METHOD, tiny_recipe
 
 
 @pytest.mark.parametrize("name", [name for name in network_names() if name.endswith(("static", "0.3", " 0.0"))])
@@ -35,7 +35,7 @@ def test_a_run_with_a_last_window_that_is_shorter(tmp_path):
     def run(batch_size: int, accumulate: int):
         recipe = tiny_recipe(
             method={**METHOD, "norm": "layer"},
-            backbone={"channels": CHANNELS, "norm_layer": "groupnorm1"},
+            backbone={**BACKBONE, "norm_layer": "groupnorm1"},
             augment=AugmentConfig(shift=0, rotate_degrees=0, zoom=0),
             loader=LoaderConfig(image_size=16, batch_size=batch_size, limit=40, drop_last=False),
             optimizer=OptimizerConfig(name="sgd", lr=0.05),

@@ -41,15 +41,15 @@ from dynaconv.training.comparison.table import HEADER, markdown, notes, table_ro
 from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
 from dynaconv.training.comparison.work import seconds_left
 from dynaconv.training.runs.classification import build_model
-from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
+from tests.training.tiny import BACKBONE, static_recipe, tiny_recipe
 
 pytestmark = pytest.mark.xdist_group("compare")
 
 SEEDS = (0, 1)
 RECIPE = static_recipe(schedule=ScheduleConfig(epochs=1, warmup_epochs=0))
-STATIC = Contender(label="static", model="resnet18", backbone={"channels": CHANNELS})
-SE = Contender(label="se 1/4", model="resnet18", method={"method": "se"}, backbone={"channels": CHANNELS})
-BROKEN = Contender(label="broken", model="resnet18", backbone={"channels": CHANNELS, "no_such_argument": 1})
+STATIC = Contender(label="static", model="resnet18", backbone=BACKBONE)
+SE = Contender(label="se 1/4", model="resnet18", method={"method": "se"}, backbone=BACKBONE)
+BROKEN = Contender(label="broken", model="resnet18", backbone={**BACKBONE, "no_such_argument": 1})
 
 
 def quick(out: Path, contenders=(STATIC, SE), seeds=SEEDS, recipe=RECIPE, **options):
@@ -362,7 +362,7 @@ def test_methods_that_can_not_be_read(text, message):
 
 @pytest.mark.parametrize("method", every_method())
 def test_every_method_makes_a_small_resnet(method):
-    contender = contender_of(method, "resnet18", None, {"channels": CHANNELS})
+    contender = contender_of(method, "resnet18", None, BACKBONE)
     workload = Workload(batch_size=4, in_chans=1, image_size=16, num_classes=10)
     steps = make_steps(contender.recipe(RECIPE, 0), workload, make_fabric(RECIPE))
     steps.train()
@@ -377,8 +377,8 @@ def test_contenders_from_a_file(tmp_path):
         "- {label: half, method: {method: kernel_warehouse, budget: 0.5}, backbone: {}}\n"
         "- {label: paper, model: kw1x_resnet18}\n"
     )
-    plain, gate, half, paper = read_contenders(path, "resnet18", {"channels": CHANNELS})
-    assert (plain.method, plain.backbone) == (None, {"channels": CHANNELS})
+    plain, gate, half, paper = read_contenders(path, "resnet18", BACKBONE)
+    assert (plain.method, plain.backbone) == (None, BACKBONE)
     assert (gate.method, gate.where) == ({"method": "se"}, "layer4.*")
     assert half.backbone == {}
     assert (paper.model, paper.backbone) == ("kw1x_resnet18", {})

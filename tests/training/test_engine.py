@@ -13,12 +13,12 @@ from dynaconv.convert import config_types
 from dynaconv.errors import DynaconvError
 from dynaconv.training import EmaConfig, LoaderConfig, RunConfig, ScheduleConfig, fit
 from dynaconv.training.engine.activation_checkpointing import checkpoint_activations
-from tests.training.tiny import BATCH, CHANNELS, IMAGES, tiny_recipe
+from tests.training.tiny import BACKBONE, BATCH, IMAGES, tiny_recipe
 
 
 def network(backbone: str, method: str | None) -> torch.nn.Module:
     torch.manual_seed(0)
-    options = {"channels": CHANNELS} if backbone == "resnet18" else {}
+    options = BACKBONE if backbone == "resnet18" else {}
     model = timm.create_model(backbone, num_classes=10, drop_path_rate=0.2, **options)
     if method is not None:
         dynaconv.convert(model, dynaconv.config_from_dict({"method": method}))

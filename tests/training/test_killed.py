@@ -19,13 +19,13 @@ from dynaconv.training import AugmentConfig, EmaConfig, Recipe, RunConfig, Sched
 from dynaconv.training.runs.fitting import save_recipe
 from tests.training.crashes import FAULTS, SECONDS, finish, start, train
 from tests.training.likeness import run_differences
-from tests.training.tiny import CHANNELS, tiny_recipe
+from tests.training.tiny import BACKBONE, tiny_recipe
 
 pytestmark = pytest.mark.xdist_group("killed")
 
 KILLS = 10
 RECIPE = tiny_recipe(
-    backbone={"channels": CHANNELS, "drop_path_rate": 0.2},
+    backbone={**BACKBONE, "drop_path_rate": 0.2},
     augment=AugmentConfig(mixup=0.8, erasing=0.3),
     schedule=ScheduleConfig(epochs=4, warmup_epochs=1.0, temperature_epochs=2.5),
     ema=EmaConfig(decay=0.9),

@@ -11,7 +11,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.training import AugmentConfig, EmaConfig, RunConfig, ScheduleConfig, fit, resume
 from dynaconv.training._lightning import Callback
 from tests.training.likeness import differences, run_differences, scalars
-from tests.training.tiny import CHANNELS, tiny_recipe
+from tests.training.tiny import BACKBONE, tiny_recipe
 
 EPOCHS, PER_EPOCH = 3, 3
 
@@ -38,7 +38,7 @@ class Trace(Callback):
 
 def recipe(accumulate: int, every: int | None):
     return tiny_recipe(
-        backbone={"channels": CHANNELS, "drop_path_rate": 0.2},
+        backbone={**BACKBONE, "drop_path_rate": 0.2},
         augment=AugmentConfig(mixup=0.8, cutmix=1.0, erasing=0.3),
         schedule=ScheduleConfig(epochs=EPOCHS, warmup_epochs=1, temperature_epochs=2.5),
         ema=EmaConfig(decay=0.9),

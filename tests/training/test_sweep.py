@@ -33,11 +33,11 @@ from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.work import Watcher, progress_of, train_runs
 from dynaconv.training.sweep.grid import cross, parse_grid
 from dynaconv.training.sweep.sweep import HEADER, run_sweep, sweep_of, sweep_rows
-from tests.training.tiny import CHANNELS, static_recipe
+from tests.training.tiny import BACKBONE, static_recipe
 
 RECIPE = static_recipe(schedule=ScheduleConfig(epochs=1, warmup_epochs=0))
-STATIC = Contender(label="static", model="resnet18", backbone={"channels": CHANNELS})
-BROKEN = dataclasses.replace(STATIC, label="broken", backbone={"channels": CHANNELS, "no_such_argument": 1})
+STATIC = Contender(label="static", model="resnet18", backbone=BACKBONE)
+BROKEN = dataclasses.replace(STATIC, label="broken", backbone={**BACKBONE, "no_such_argument": 1})
 RATES = {"optimizer.lr": [1e-3, 4e-3]}
 
 
@@ -85,7 +85,7 @@ def test_every_combination():
     assert crossed[1].label == "static optimizer.lr=0.001 schedule.epochs=2 backbone.drop_rate=0.1"
     recipe = crossed[6].recipe(RECIPE, 3)
     assert (recipe.optimizer.lr, recipe.schedule.epochs, recipe.run.seed) == (4e-3, 1, 3)
-    assert recipe.backbone == {"channels": CHANNELS, "drop_rate": 0.1}
+    assert recipe.backbone == {**BACKBONE, "drop_rate": 0.1}
     assert recipe.method["method"] == "se"
     assert recipe.augment == RECIPE.augment
     assert Contender(**crossed[6].to_dict()).recipe(RECIPE, 3) == recipe  # by way of the folder's file

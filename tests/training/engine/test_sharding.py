@@ -15,7 +15,7 @@ from dynaconv.training import EmaConfig, RunConfig, TuneConfig, fit
 from dynaconv.training.engine.sharding import block_names
 from tests.distributed.processes import as_slurm, run_together
 from tests.training.likeness import differences
-from tests.training.tiny import CHANNELS, tiny_recipe
+from tests.training.tiny import BACKBONE, tiny_recipe
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -53,7 +53,7 @@ def test_what_a_sharded_run_saves_is_whole(runs):
 
 
 def test_units_are_blocks():
-    model = timm.create_model("resnet18", channels=CHANNELS)
+    model = timm.create_model("resnet18", channels=BACKBONE["channels"])
     assert block_names(model) == [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
     transformer = timm.create_model("vit_tiny_patch16_224", depth=2)
     dynaconv.convert(transformer, dynaconv.KernelWarehouseConfig(), where="blocks.*")

@@ -21,7 +21,7 @@ from dynaconv.training.engine.groups import parameter_groups, roles
 from dynaconv.training.engine.tuning import judge, open_source_network, settle, start_from
 from dynaconv.training.engine.tuning_module import TuningModule
 from tests.training.test_resume import Interrupted, Trace
-from tests.training.tiny import CHANNELS, static_recipe, tiny_recipe
+from tests.training.tiny import BACKBONE, static_recipe, tiny_recipe
 
 HALF = {"budget": 0.5, "cell_scale": 1.0, "branch_limit": 1e9}
 
@@ -98,8 +98,8 @@ def test_what_is_lost_is_fitted_to_the_data(trained):
         assert not start.summary["exact"]
         assert max(start.summary["errors"].values()) < (1 if calibration else 10)
         figures[calibration] = start
-    fitted, plain = (figures[n].model.layer4[1].bn2 for n in (2, 0))
-    source = open_source_network(recipe).model.layer4[1].bn2
+    fitted, plain = (figures[n].model.layer4[0].bn2 for n in (2, 0))
+    source = open_source_network(recipe).model.layer4[0].bn2
     assert torch.equal(plain.running_var, source.running_var)
     assert not torch.equal(fitted.running_var, source.running_var)
     assert torch.equal(fitted.weight, source.weight)
@@ -120,7 +120,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path):
 
 def test_other_classes_get_a_fresh_classifier(tmp_path):
     torch.manual_seed(0)
-    source = timm.create_model("resnet18", num_classes=7, in_chans=1, channels=CHANNELS)
+    source = timm.create_model("resnet18", num_classes=7, in_chans=1, **BACKBONE)
     save_file(source.state_dict(), tmp_path / "seven.safetensors")
     torch.save({"state_dict": source.state_dict()}, tmp_path / "seven.pth")
     loader = LoaderConfig(image_size=16, batch_size=16, limit=48, in_chans=1)
@@ -145,7 +145,7 @@ def test_a_network_may_stay_as_it_is(trained, tmp_path):
 
 @pytest.mark.parametrize("config", [dynaconv.KernelWarehouseConfig(), dynaconv.ODConvConfig(), dynaconv.SEConfig()])
 def test_every_parameter_has_a_role_and_a_pace(config):
-    model = dynaconv.convert(timm.create_model("resnet18", num_classes=3, channels=CHANNELS), config)
+    model = dynaconv.convert(timm.create_model("resnet18", num_classes=3, **BACKBONE), config)
     found = roles(model, ("fc",))
     assert found.keys() == dict(model.named_parameters()).keys()
     assert found["conv1.weight"] == found["layer1.0.bn1.weight"] == "static"
