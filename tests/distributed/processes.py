@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -35,36 +34,24 @@ def as_slurm(processes: int) -> list[dict[str, str]]:
     return [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(processes)]
 
 
-def run_together(
-    calls: Sequence[Sequence[object]], seconds: float = 540, settings: Sequence[Mapping[str, str]] | None = None
-) -> list[str]:
-    """Run Python with several lists of arguments at once; what each wrote to its outputs.
+def run_python(*arguments: object, seconds: float = 540) -> str:
+    """Run Python with arguments; what it wrote to its outputs.
 
     Args:
-        calls: a list of arguments for every process.
-        seconds: they may take.
-        settings: further variables of every process's environment.
+        arguments: of the interpreter.
+        seconds: it may take.
 
     Raises:
-        AssertionError: if one fails, with what it wrote; the others are ended.
+        AssertionError: if it fails, with what it wrote.
     """
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", *map(str, call)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **further},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for call, further in zip(calls, settings or [{}] * len(calls), strict=True)
-    ]
-    try:
-        texts = [process.communicate(timeout=seconds)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-    for process, text in zip(started, texts, strict=True):
-        assert process.returncode == 0, text
-    return texts
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

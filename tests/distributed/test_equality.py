@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from dynaconv.analysis.scale import NUMBER, count_training, scaled
+from tests.distributed import worker
 from tests.distributed.networks import BATCH, SIZE, WORLD, joint_batch, make_network, network_names, sharded_names, step
 from tests.distributed.norms import NORMS, normalise
-from tests.distributed.processes import free_port, run_together
+from tests.distributed.processes import free_port
+from tests.forked import run_together
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -23,9 +25,8 @@ def found(request, tmp_path_factory):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     folder = tmp_path_factory.mktemp("processes")
-    call = ("-m", "tests.distributed.worker")
     port = free_port()
-    run_together([(*call, rank, port, folder, request.param) for rank in range(WORLD)])
+    run_together(worker.main, [(rank, port, folder, request.param) for rank in range(WORLD)], folder)
     return [torch.load(folder / f"{rank}.pt", map_location="cpu") for rank in range(WORLD)]
 
 

@@ -12,7 +12,7 @@ from dynaconv.training.config import TuneConfig
 from dynaconv.training.runs.fitting import save_recipe
 from dynaconv.training.runs.history import read_csv
 from dynaconv.training.runs.sealed import read_sealed
-from tests.distributed.processes import free_port, run_together
+from tests.distributed.processes import free_port, run_python
 from tests.training.test_resume import Interrupted, Trace
 from tests.training.tiny import BACKBONE, BATCH, IMAGES, METHOD, static_recipe, tiny_recipe
 
@@ -62,7 +62,7 @@ def runs(tmp_path_factory, trained):
     save_recipe(on(2, tiny_recipe()), folder / "fresh.yaml")
     save_recipe(on(2, trained), folder / "tuned.yaml")
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", free_port())
-    (text,) = run_together([(*torchrun, "-m", "tests.distributed.runs", folder)])
+    text = run_python(*torchrun, "-m", "tests.distributed.runs", folder)
     return folder, text, expected
 
 

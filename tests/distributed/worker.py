@@ -1,8 +1,7 @@
-"""One of several processes: `python -m tests.distributed.worker RANK PORT FOLDER DEVICE` leaves RANK.pt there."""
+"""What one of several processes does: it leaves RANK.pt in a folder."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -97,7 +96,3 @@ def main(rank: int, port: int, folder: Path, device: str) -> None:
         found["norms"][name] = normalise(norm, [x.to(device) for x in case.shares(rank)])
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -1,54 +1,22 @@
-"""Runs in processes of their own that are killed: at any moment from outside, or by themselves on a file's way.
-
-A server process imports everything once and forks the processes that train, so that a kill and a resume cost a second.
-"""
+"""Runs in processes of their own that are killed: at any moment from outside, or by themselves on a file's way."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["lightning.pytorch", "timm", "torchvision.transforms.v2", "sklearn.datasets", "tests.training.crashes"]
-PRELOADED += ["torch.utils.tensorboard", "matplotlib.backends.backend_agg", "dynaconv.training", "torch._dynamo"]
-SECONDS = 120
-"""No run of a test takes longer, however busy the machine is."""
-
-
-def start(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
-    """Start a function of this module in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=target, args=arguments)  # pyright: ignore[reportAttributeAccessIssue]
-    process.start()
-    return process
-
-
-def finish(process: multiprocessing.process.BaseProcess) -> int:
-    """Exit code of a process; of a killed one the signal, negative."""
-    process.join(SECONDS)
-    if process.exitcode is None:
-        process.kill()
-        raise TimeoutError(f"no end after {SECONDS} s")
-    return process.exitcode
+from tests.forked import redirect
 
 
 def train(recipe: dict[str, Any], folder: Path, fault: str | None = None) -> None:
     """Start or continue a run; the process kills itself where the fault says, `PLACE:COUNT`."""
-    import warnings
-
-    import torch
-
     from dynaconv.training import Recipe
     from dynaconv.training.runs.fitting import fit_or_resume
 
-    quiet()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+    redirect()
     if fault is not None:
         place, _, count = fault.partition(":")
         PLACES[place](int(count))
@@ -58,7 +26,6 @@ def train(recipe: dict[str, Any], folder: Path, fault: str | None = None) -> Non
 def insist(recipe: dict[str, Any], folder: Path) -> None:
     """Train, get SIGTERM twice at once, and once more when the first are known to be one."""
     import time
-    import warnings
 
     from dynaconv.training import Recipe, fit
     from dynaconv.training._lightning import Callback
@@ -71,16 +38,17 @@ def insist(recipe: dict[str, Any], folder: Path) -> None:
                 time.sleep(pause)
             os._exit(3)
 
-    quiet()
-    warnings.simplefilter("ignore")
+    redirect()
     fit(Recipe.from_dict(recipe), folder, callbacks=(Impatient(),))
 
 
-def quiet() -> None:
-    """Write nothing to the terminal of the tests."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(null, stream.fileno())
+def call(command: list[str], folder: Path, said: Path) -> None:
+    """The command line, in a folder; what it says goes to a file."""
+    from dynaconv.cli.main import main
+
+    redirect(said)
+    os.chdir(folder)
+    raise SystemExit(main(command))
 
 
 def die() -> None:

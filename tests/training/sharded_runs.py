@@ -1,8 +1,7 @@
-"""Run in two processes: the same recipe with DDP, with FSDP, and with FSDP in two parts."""
+"""What two processes run: the same recipe with DDP, with FSDP, and with FSDP in two parts."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from dynaconv.training import LoaderConfig, RunConfig, ScheduleConfig, fit, resume
@@ -37,7 +36,3 @@ def main(out: Path) -> None:
     except Interrupted:
         print("interrupted")
         resume(out / "resumed")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -22,7 +22,6 @@ import dynaconv.training.comparison.measures as compare_measures
 import dynaconv.training.comparison.results as compare_results
 import dynaconv.training.comparison.runs as compare_runs
 import dynaconv.training.comparison.work as compare_work
-import dynaconv.training.runs.fitting as fitting
 from dynaconv.errors import DynaconvError, UnknownModelError
 from dynaconv.training import LoaderConfig, RunConfig, ScheduleConfig
 from dynaconv.training.comparison.compare import results_of, run_compare
@@ -70,7 +69,6 @@ def _no_pictures(request, monkeypatch):
     """Pictures take a second each, and are drawn where they are the matter."""
     if "finished" not in request.fixturenames:
         monkeypatch.setattr(compare_results, "save_picture", lambda values, path: None)
-        monkeypatch.setattr(fitting, "save_curves", lambda runs, path, panels: path)
 
 
 @pytest.fixture

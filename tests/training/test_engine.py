@@ -18,7 +18,7 @@ from tests.training.tiny import BACKBONE, BATCH, IMAGES, tiny_recipe
 
 def network(backbone: str, method: str | None) -> torch.nn.Module:
     torch.manual_seed(0)
-    options = BACKBONE if backbone == "resnet18" else {}
+    options = {"channels": BACKBONE["channels"]} if backbone == "resnet18" else {}
     model = timm.create_model(backbone, num_classes=10, drop_path_rate=0.2, **options)
     if method is not None:
         dynaconv.convert(model, dynaconv.config_from_dict({"method": method}))
@@ -28,7 +28,7 @@ def network(backbone: str, method: str | None) -> torch.nn.Module:
 
 @pytest.mark.filterwarnings("ignore::dynaconv.errors.PlanWarning")
 @pytest.mark.parametrize("method", [None, *config_types()])
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_050"])
+@pytest.mark.parametrize("backbone", ["resnet18", "test_efficientnet"])
 def test_checkpointed_activations_change_nothing(backbone, method):
     model = network(backbone, method)
     lean = copy.deepcopy(model)

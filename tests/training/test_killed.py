@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 
@@ -17,7 +15,8 @@ from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import RunWarning
 from dynaconv.training import AugmentConfig, EmaConfig, Recipe, RunConfig, ScheduleConfig
 from dynaconv.training.runs.fitting import save_recipe
-from tests.training.crashes import FAULTS, SECONDS, finish, start, train
+from tests.forked import finish, start
+from tests.training.crashes import FAULTS, call, train
 from tests.training.likeness import run_differences
 from tests.training.tiny import BACKBONE, tiny_recipe
 
@@ -84,22 +83,21 @@ def test_kills_at_every_point_of_a_files_way(whole, tmp_path):
 
 
 def test_the_command_killed_and_told_to_stop(whole, tmp_path):
-    """The real command: SIGKILL, then SIGTERM, then to its end, always by the same line."""
+    """The command itself: SIGKILL, then SIGTERM, then to its end, always by the same line."""
     save_recipe(Recipe.from_dict(RECIPE), tmp_path / "recipe.yaml")
-    command = [sys.executable, "-W", "ignore", "-m", "dynaconv.cli.main", "train", "--config", "recipe.yaml"]
-    command += ["--out", ".", "--name", "runs", "--run-id", "one", "--auto-resume"]
+    command = ["train", "--config", "recipe.yaml", "--out", ".", "--name", "runs", "--run-id", "one", "--auto-resume"]
     run = tmp_path / "runs" / "one"
     ends = []
     for number in (signal.SIGKILL, signal.SIGTERM):
         before = step(run)
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        while process.poll() is None and step(run) == before:
+        process = start(call, command, tmp_path, tmp_path / "said.txt")
+        while process.is_alive() and step(run) == before:
             time.sleep(0.02)
-        process.send_signal(number)
-        ends.append((process.communicate(timeout=SECONDS)[0], process.returncode))
-    assert ends[0][1] == -signal.SIGKILL
-    assert ends[1][1] == 143
-    said = ends[1][0].splitlines()[-1]
+        os.kill(process.pid, number)
+        ends.append((finish(process), (tmp_path / "said.txt").read_text()))
+    assert ends[0][0] == -signal.SIGKILL
+    assert ends[1][0] == 143
+    said = ends[1][1].splitlines()[-1]
     assert said.startswith(f"stopped by a signal, saved after optimiser step {step(run)}; to continue: dynaconv train")
     assert 0 < step(run) < step(whole[0])
     assert finish(start(train, RECIPE, run)) == 0

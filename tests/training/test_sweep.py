@@ -19,7 +19,6 @@ import dynaconv.training.comparison.executors as executors
 import dynaconv.training.comparison.launch as launching
 import dynaconv.training.comparison.lock as run_lock
 import dynaconv.training.comparison.runs as compare_runs
-import dynaconv.training.runs.fitting as fitting
 from dynaconv.errors import DynaconvError, MissingExtraError
 from dynaconv.files import write_text
 from dynaconv.training import ScheduleConfig
@@ -39,11 +38,6 @@ RECIPE = static_recipe(schedule=ScheduleConfig(epochs=1, warmup_epochs=0))
 STATIC = Contender(label="static", model="resnet18", backbone=BACKBONE)
 BROKEN = dataclasses.replace(STATIC, label="broken", backbone={**BACKBONE, "no_such_argument": 1})
 RATES = {"optimizer.lr": [1e-3, 4e-3]}
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    monkeypatch.setattr(fitting, "save_curves", lambda runs, path, panels: path)
 
 
 def lines_of(out: Path):

@@ -13,7 +13,9 @@ from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError
 from dynaconv.training import EmaConfig, RunConfig, TuneConfig, fit
 from dynaconv.training.engine.sharding import block_names
-from tests.distributed.processes import as_slurm, run_together
+from tests.distributed.processes import as_slurm
+from tests.forked import run_together
+from tests.training import sharded_runs
 from tests.training.likeness import differences
 from tests.training.tiny import BACKBONE, tiny_recipe
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("processes")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("sharded")
-    texts = run_together([("-m", "tests.training.sharded_runs", out)] * 2, settings=as_slurm(2))
+    texts = run_together(sharded_runs.main, [(out,)] * 2, tmp_path_factory.mktemp("texts"), as_slurm(2))
     assert all("interrupted" in text for text in texts)
     return out
 

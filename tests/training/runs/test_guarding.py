@@ -14,7 +14,8 @@ from dynaconv.training._lightning import Callback
 from dynaconv.training.runs.fitting import fit_or_resume
 from dynaconv.training.runs.guarding import SIGNALS, RunStopped
 from dynaconv.training.runs.sealed import read_sealed
-from tests.training.crashes import finish, insist, start
+from tests.forked import finish, start
+from tests.training.crashes import insist
 from tests.training.likeness import run_differences
 from tests.training.tiny import static_recipe
 
