@@ -29,13 +29,16 @@ class CocoAnnotations:
         images_folder: where the images lie.
         content: ``images`` (id, file_name, height, width), ``annotations`` (id, image_id, category_id, bbox, area,
             iscrowd, and segmentation with masks) and ``categories`` (id, name) in COCO's form, by themselves
-            consistent. Annotations are numbered anew from 1, as scores need it; images and categories keep their ids.
+            consistent. If ids of annotations are not whole numbers from 1 on, each once, all are numbered anew, as
+            pycocotools needs it.
+        masks: whether objects have masks.
         report: what was found wrong.
     """
 
     path: Path
     images_folder: Path
     content: dict[str, list[dict[str, Any]]]
+    masks: bool
     report: Report
 
     @property
@@ -49,13 +52,13 @@ class CocoAnnotations:
         return tuple(category["name"] for category in self.content["categories"])
 
 
-def read_annotations(path: str | Path, images_folder: str | Path, masks: bool) -> CocoAnnotations:
+def read_annotations(path: str | Path, images_folder: str | Path, masks: bool | None) -> CocoAnnotations:
     """Read and check a file in COCO's format; images are not looked at.
 
     Args:
         path: the JSON file.
         images_folder: where its ``file_name`` begin.
-        masks: objects need masks; otherwise masks are not read.
+        masks: objects need masks; otherwise masks are not read. If None, objects need masks if any has one.
 
     Raises:
         DynaconvError: if there is no such file, it is no JSON, not COCO's format, without usable images, categories or
@@ -68,10 +71,12 @@ def read_annotations(path: str | Path, images_folder: str | Path, masks: bool) -
     _require_some(categories, "category", report)
     images = clean_images(sections["images"], report)
     _require_some(images, "image", report)
+    if masks is None:
+        masks = any(isinstance(entry, dict) and entry.get("segmentation") for entry in sections["annotations"])
     annotations = clean_annotations(sections["annotations"], images, categories, masks, report)
     _require_some(annotations, "object with a mask" if masks else "object", report)
     content = {"images": images, "annotations": annotations, "categories": categories}
-    return CocoAnnotations(path, Path(images_folder), content, report)
+    return CocoAnnotations(path, Path(images_folder), content, masks, report)
 
 
 def _load(path: Path) -> dict[str, list[Any]]:

@@ -8,6 +8,7 @@ Images come at their own sizes. The detector resizes them (torchvision's General
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class DetectionDataModule(LightningDataModule):
             self.classes, self.category_ids = self._truth.classes, self._truth.category_ids
         if self._train is None and stage != "validate":
             train = self._read("train")
-            _check_classes(train, self._truth)
+            check_classes(train, self._truth)
             options: Any = {"empty": self.loader.empty_images, "limit": self.loader.limit}
             self._train = CocoImages(train, masks=self.masks, **options)
 
@@ -161,16 +162,21 @@ def split_paths(data: str, loader: CocoLoaderConfig, split: str) -> tuple[Path, 
         DynaconvError: if the folder of the data, or that of the images, is none.
     """
     root = Path(data).expanduser()
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112  (Path.is_dir may raise)
         raise DynaconvError(f"data={data!r} is no folder; expected one of COCO's layout, or `dynaconv detect digits`'")
     path = root / getattr(loader, f"{split}_annotations")
     images = root / getattr(loader, f"{split}_images")
-    if not images.is_dir():
+    if not os.path.isdir(images):  # noqa: PTH112
         raise DynaconvError(f"there is no folder {images}; say where the images lie with loader.{split}_images")
     return path, images
 
 
-def _check_classes(train: CocoAnnotations, val: CocoAnnotations) -> None:
+def check_classes(train: CocoAnnotations, val: CocoAnnotations) -> None:
+    """Training and validation need the same labels.
+
+    Raises:
+        DynaconvError: if ids or names of their categories differ.
+    """
     pairs = [dict(zip(split.category_ids, split.classes, strict=True)) for split in (train, val)]
     if pairs[0] != pairs[1]:
         differing = [key for key in sorted(pairs[0] | pairs[1]) if pairs[0].get(key) != pairs[1].get(key)]

@@ -104,6 +104,7 @@ def clean_annotations(
     known = {category["id"] for category in categories}
     kept: list[Entry] = []
     ids: set[int] = set()
+    numbered = True
     note = report.note
     for number, entry in enumerate(entries):
         if type(entry) is not dict:
@@ -112,8 +113,10 @@ def clean_annotations(
         key, image, category, crowd, area = _fields(entry, "id", "image_id", "category_id", "iscrowd", "area")
         if not _is_id(key) or key in ids:
             note("object_id", f"annotations[{number}]", f"id={shown(key)}")
+            numbered = False
         else:
             ids.add(key)
+            numbered = numbered and key > 0
         name = f"annotations[{number}]" if type(key) is not int else key
         if not (
             _is_id(image) and _is_id(category) and (crowd is None or (type(crowd) in (int, bool) and 0 <= crowd <= 1))
@@ -132,7 +135,7 @@ def clean_annotations(
         box = _clean_box(entry.get("bbox"), height, width, name, report)
         if box is None:
             continue
-        cleaned = {"id": len(kept) + 1, "image_id": image, "category_id": category, "bbox": box}
+        cleaned = {"id": key, "image_id": image, "category_id": category, "bbox": box}
         if masks:
             mask, kinds = check_segmentation(entry.get("segmentation"), height, width)
             for kind in kinds:
@@ -147,6 +150,9 @@ def clean_annotations(
         if crowd:
             note("crowd", name)
         kept.append(cleaned)
+    if not numbered:  # pycocotools takes an object with the number 0 for none, and one of two with the same for both
+        for number, cleaned in enumerate(kept, start=1):
+            cleaned["id"] = number
     _note_empty(kept, images, categories, report)
     return kept
 

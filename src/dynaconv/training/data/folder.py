@@ -41,7 +41,7 @@ class FolderImages:
         others: Counter[str] = Counter()
         empty = []
         for label, name in enumerate(self.classes):
-            files = _files(root / name)
+            files = files_below(root / name)
             images = [path for path in files if os.path.splitext(path)[1].lower() in ENDINGS]  # noqa: PTH122
             others.update(Path(path).suffix for path in set(files).difference(images))
             self.samples += [(path, label) for path in images]
@@ -114,8 +114,14 @@ def open_splits(root: Path) -> tuple[FolderImages, FolderImages]:
     return train, val
 
 
-def _files(folder: Path) -> list[str]:
-    """Paths below a folder in order, links followed; one that was seen already (a circle of links) is not again."""
+def files_below(folder: Path) -> list[str]:
+    """Paths of files below a folder in order, links followed; a folder that was seen already (a circle) is not again.
+
+    Hidden files and those of operating systems are passed over.
+
+    Raises:
+        DynaconvError: if a folder can not be read.
+    """
     found: list[tuple[str, list[str]]] = []
     seen: set[tuple[int, int]] = set()
     for path, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):

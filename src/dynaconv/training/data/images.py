@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,13 +44,27 @@ def load_image(source: str | Path | bytes | BinaryIO, name: str | None = None) -
         ImageError: if there is no such file, it can not be opened, holds no image of :data:`FORMATS`, is damaged or cut
             short, has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million), or values beyond 16 bits.
     """
+    return _read(source, name, _pixels)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file, from its first bytes alone.
+
+    Raises:
+        ImageError: as :func:`load_image`, but for damage behind the first bytes.
+    """
+    return _read(path, None, lambda image: image.size)
+
+
+def _read(source: str | Path | bytes | BinaryIO, name: str | None, take: Callable[[Any], Any]) -> Any:
+    """What ``take`` makes of an opened image."""
     if isinstance(source, str | Path):
         name = str(source) if name is None else name
         try:
             if not stat.S_ISREG(os.stat(source).st_mode):  # noqa: PTH116  (a pipe or device would never end)
                 raise ImageError(name, "it is a folder or device, not a file")
             with Path(source).open("rb") as file:
-                return _decode(file, name)
+                return _open(file, name, take)
         except FileNotFoundError as error:
             raise ImageError(name, "there is no such file") from error
         except (OSError, ValueError) as error:
@@ -58,18 +73,17 @@ def load_image(source: str | Path | bytes | BinaryIO, name: str | None = None) -
             raise ImageError(name, _words(error)) from error
     if isinstance(source, bytes):
         source = io.BytesIO(source)
-    return _decode(source, name or "the image")
+    return _open(source, name or "the image", take)
 
 
-def _decode(file: BinaryIO, name: str) -> Any:
+def _open(file: BinaryIO, name: str, take: Callable[[Any], Any]) -> Any:
     pillow = require("PIL.Image", "train")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on metadata that is damaged: the picture counts
         warnings.simplefilter("error", pillow.DecompressionBombWarning)
         try:
             with pillow.open(file, formats=_decoders()) as image:
-                image.load()
-                return _to_rgb(image)
+                return take(image)
         except pillow.UnidentifiedImageError as error:
             empty = file.seekable() and file.seek(0, io.SEEK_END) == 0
             cause = "it is empty" if empty else f"none of {', '.join(FORMATS)}"
@@ -78,6 +92,11 @@ def _decode(file: BinaryIO, name: str) -> Any:
             raise ImageError(name, f"more than {pillow.MAX_IMAGE_PIXELS:,} pixels") from error
         except Exception as error:  # damaged bytes lead decoders to any exception there is
             raise ImageError(name, _words(error)) from error
+
+
+def _pixels(image: Any) -> Any:
+    image.load()
+    return _to_rgb(image)
 
 
 def _to_rgb(image: Any) -> Any:
