@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from dynaconv.cli.options import counting, make_parser
@@ -31,7 +30,7 @@ def parser() -> Any:
     """Flags of the command."""
     flags = make_parser("detect check", DESCRIPTION, EXAMPLES, "FOLDER [options]")
     flags.add_argument("folder", type=str, help="the data set")
-    flags.add_class_arguments(CocoLoaderConfig, "loader", default=asdict(CocoLoaderConfig()))
+    flags.add_class_arguments(CocoLoaderConfig, "loader")
     flags.add_argument("--decode", action="store_true", help="decode images wholly, not only their sizes; takes longer")
     flags.add_argument("--picture", type=str | None, default=None, help="draw some training images into this PNG")
     flags.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -40,16 +39,15 @@ def parser() -> Any:
 
 def run(arguments: Sequence[str]) -> int:
     """Check both splits and print what was found; returns 1 if there are faults."""
-    made = parser()
-    values = made.instantiate_classes(made.parse_args(list(arguments)))
+    values = parser().parse_args(list(arguments))
+    loader = CocoLoaderConfig(**values.loader.as_dict())
     from dynaconv.detection.data.annotations import read_annotations
     from dynaconv.detection.data.datamodule import check_classes, split_paths
     from dynaconv.detection.data.inspection import check_images, check_masks, check_unlisted, summarise
     from dynaconv.detection.data.picture import save_picture
 
     splits = {
-        name: read_annotations(*split_paths(values.folder, values.loader, name), masks=None)
-        for name in ("train", "val")
+        name: read_annotations(*split_paths(values.folder, loader, name), masks=None) for name in ("train", "val")
     }
     check_classes(splits["train"], splits["val"])
     check_unlisted(list(splits.values()))
