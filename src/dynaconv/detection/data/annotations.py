@@ -65,7 +65,11 @@ def read_annotations(path: str | Path, images_folder: str | Path, masks: bool | 
             objects, or ids of images or categories are repeated.
     """
     path = Path(path)
-    sections = _load(path)
+    with without_collection():
+        return _checked(path, Path(images_folder), _load(path), masks)
+
+
+def _checked(path: Path, images_folder: Path, sections: dict[str, list[Any]], masks: bool | None) -> CocoAnnotations:
     report = Report(str(path))
     categories = clean_categories(sections["categories"], report)
     _require_some(categories, "category", report)
@@ -76,14 +80,13 @@ def read_annotations(path: str | Path, images_folder: str | Path, masks: bool | 
     annotations = clean_annotations(sections["annotations"], images, categories, masks, report)
     _require_some(annotations, "object with a mask" if masks else "object", report)
     content = {"images": images, "annotations": annotations, "categories": categories}
-    return CocoAnnotations(path, Path(images_folder), content, masks, report)
+    return CocoAnnotations(path, images_folder, content, masks, report)
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
     """The three lists of a file."""
     try:
-        with without_collection():
-            content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise DynaconvError(
             f"{path} can not be read: {error.strerror or error}; expected COCO's annotations"

@@ -19,6 +19,8 @@ Entry = dict[str, Any]
 LARGEST_SIDE = 65_535
 """Of an image, in pixels: JPEG's."""
 LARGEST_ID = 2**63 - 1
+OUTWARD = frozenset("/\\:\0")
+"""A name without these is one of a file, or of the folder or the one above."""
 FARTHEST = 1e6
 """No box's number is larger, in pixels."""
 SMALLEST_SIDE = 0.01
@@ -83,6 +85,8 @@ def clean_images(entries: list[Any], report: Report) -> list[Entry]:
 
 def stays_inside(name: str) -> bool:
     """Whether a file name can only mean something below its folder, on any system."""
+    if OUTWARD.isdisjoint(name):
+        return name not in ("", ".", "..")
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     leaves = posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts
     return bool(posix.parts) and not leaves and "\0" not in name

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dynaconv.detection.data.annotations import CocoAnnotations
+from dynaconv.detection.data.annotations import CocoAnnotations, without_collection
 from dynaconv.detection.data.entries import clip_box
 from dynaconv.detection.data.masks import to_pixels
 from dynaconv.errors import DynaconvError, ImageError
@@ -18,7 +18,7 @@ from dynaconv.training.data.images import load_image
 
 
 class _Record(NamedTuple):
-    """What is kept of an image: JSON's types alone, but for the objects' arrays."""
+    """What is kept of an image, in JSON's types alone."""
 
     name: str
     image_id: int
@@ -49,7 +49,8 @@ class CocoImages:
         self, annotations: CocoAnnotations, *, masks: bool, empty: bool = True, limit: int | None = None
     ) -> None:
         self.folder, self.masks = annotations.images_folder, masks
-        records = _records(annotations, masks)
+        with without_collection():
+            records = _records(annotations, masks)
         if not empty:
             records = [record for record in records if record.labels]
         if limit is not None:
@@ -59,7 +60,7 @@ class CocoImages:
             raise DynaconvError(f"{annotations.path} has no image with objects to train on; expected at least one")
         self.wide = np.array([record.width >= record.height for record in records])
         # One block of bytes: a forked worker that touched millions of small objects would copy their memory.
-        packed = [pickle.dumps(tuple(record), protocol=5) for record in records]
+        packed = [json.dumps(record, separators=(",", ":")).encode() for record in records]
         self._ends = np.cumsum([len(part) for part in packed])
         self._packed = np.frombuffer(b"".join(packed), dtype=np.uint8)
 
@@ -69,7 +70,7 @@ class CocoImages:
     def record(self, index: int) -> _Record:
         """What is kept of an image."""
         begin = self._ends[index - 1] if index else 0
-        return _Record(*pickle.loads(self._packed[begin : self._ends[index]].tobytes()))
+        return _Record(*json.loads(self._packed[begin : self._ends[index]].tobytes()))
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
         """An image and its target.
