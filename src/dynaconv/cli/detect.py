@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "read a data set in COCO's format, and say what is wrong with it",
     "digits": "make a small data set in COCO's format: handwritten digits on photographs",
     "models": "list backbones with the detectors' parameters and multiply-adds, beside the papers'",
+    "recipes": "list the papers' recipes of detection, or print one",
     "demo": "make the digits, train a dynamic and a static Mask R-CNN, judge them and draw what they find",
 }
 

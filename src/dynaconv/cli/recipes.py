@@ -48,16 +48,21 @@ def run(arguments: Sequence[str]) -> None:
     if values.markdown:
         print(_markdown(found))
         return
+    print(recipe_table(found))
+    print("\nnearest: no recipe of that network is known, and the nearest stands in; `dynaconv recipes NAME` says why.")
+    print("From the authors' code; nothing of this was run on ImageNet here.")
+
+
+def recipe_table(recipes: Sequence[Any]) -> str:
+    """A row a recipe: optimiser, learning rate, images of a step, schedule, temperature."""
     rows = []
-    for recipe in found:
+    for recipe in recipes:
         fields = recipe.recipe
-        name = f"{recipe.model}{'' if recipe.first else f'@{fields.schedule.epochs}'}"
+        name = f"{recipe.network}{'' if recipe.first else f'@{fields.schedule.epochs}'}"
         nearest = "nearest" if recipe.nearest else ""
         figures = (fields.optimizer.name, f"{fields.optimizer.lr:g}", str(fields.optimizer.global_batch))
         rows.append((name, *figures, _schedule(fields), _tau(fields), recipe.family, nearest))
-    print(format_table(HEADER, rows, left=2))
-    print("\nnearest: no recipe of that network is known, and the nearest stands in; `dynaconv recipes NAME` says why.")
-    print("From the authors' code; nothing of this was run on ImageNet here.")
+    return format_table(HEADER, rows, left=2)
 
 
 def _schedule(fields: Any) -> str:

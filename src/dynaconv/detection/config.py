@@ -112,16 +112,20 @@ class DetectionAugmentConfig:
 
     Args:
         flip: probability of a horizontal flip.
+        crop: probability that an image is resized to a shorter side of 400, 500 or 600 pixels, and then cut to a random
+            window of 384 to 600 pixels a side (DETR's augmentation, arXiv 2005.12872, appendix A.4).
         sizes: shorter sides in pixels, one of which is drawn for every training image (multi-scale); empty for
             detector.image_size alone.
     """
 
     flip: float = 0.5
+    crop: float = 0.0
     sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, "augment")
-        _require(0 <= self.flip <= 1, "augment.flip", self.flip, "a probability")
+        for name in ("flip", "crop"):
+            _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "a probability")
         _require(all(size > 0 for size in self.sizes), "augment.sizes", self.sizes, "pixels, > 0")
 
 
