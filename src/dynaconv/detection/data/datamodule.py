@@ -145,7 +145,7 @@ class DetectionDataModule(LightningDataModule):
         self.ledgers["unreadable" if training else "val_unreadable"] = ledger
         with any_number_of_workers():
             loader = DataLoader(
-                CocoDataset(images, self.augment.flip if training else 0.0, replace=training),
+                CocoDataset(images, self.augment if training else None, replace=training),
                 batch_sampler=batches,
                 num_workers=workers,
                 collate_fn=partial(collate, join=join),

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dynaconv.detection.config import DetectionAugmentConfig
 from dynaconv.detection.data.images import CocoImages
-from dynaconv.errors import require
+from dynaconv.detection.data.vary import vary
 from dynaconv.training.data.reading import ATTEMPTS, first_readable
 from dynaconv.training.data.sampling import EpochBatches
 from dynaconv.training.data.unreadable import Sample
+
+STILL = DetectionAugmentConfig(flip=0.0)
+"""No variation at all."""
 
 
 class ShapeBatches(EpochBatches):
@@ -46,12 +49,12 @@ class CocoDataset(Dataset[Any]):
 
     Args:
         images: by number.
-        flip: probability of a horizontal flip.
+        augment: how they vary; None for not at all.
         replace: take the next readable image where one can not be read; otherwise the sample has none.
     """
 
-    def __init__(self, images: CocoImages, flip: float, replace: bool) -> None:
-        self.images, self.flip, self.replace = images, flip, replace
+    def __init__(self, images: CocoImages, augment: DetectionAugmentConfig | None, replace: bool) -> None:
+        self.images, self.augment, self.replace = images, augment or STILL, replace
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,28 +65,7 @@ class CocoDataset(Dataset[Any]):
         return first_readable(lambda turn: self.images[turn % len(self)], tried, self._vary, seed, self.replace)
 
     def _vary(self, image: Any, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        return vary(image, target, self.flip)
-
-
-def vary(image: Any, target: dict[str, Any], flip: float) -> tuple[Tensor, dict[str, Any]]:
-    """An image as float32 of shape ``(3, H, W)`` between 0 and 1, flipped with its objects or not.
-
-    Args:
-        image: PIL, of mode RGB.
-        target: its objects, see :class:`CocoImages`.
-        flip: probability, drawn from torch's generator.
-    """
-    pixels = require("torchvision.transforms.v2.functional", "detection").pil_to_tensor(image)
-    if flip:
-        tensors, transforms = (require(f"torchvision.{name}", "detection") for name in ("tv_tensors", "transforms.v2"))
-        typed = {"image": tensors.Image(pixels)}
-        typed["boxes"] = tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=target["size"])
-        if "masks" in target:
-            typed["masks"] = tensors.Mask(target["masks"])
-        varied = transforms.RandomHorizontalFlip(flip)(typed)
-        plain = {name: value.as_subclass(torch.Tensor) for name, value in varied.items()}
-        pixels, target = plain.pop("image"), target | plain
-    return pixels.float() / 255, target
+        return vary(image, target, self.augment)
 
 
 def join(samples: list[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -10,8 +10,9 @@ from dynaconv.training.recipes import RecipeBook
 
 
 def _network(values: Mapping[str, Any]) -> str:
-    return f"{values['detector']['kind']}-{values['model']}"
+    optimizer = "" if values["optimizer"]["name"] == "adamw" else "-sgd"
+    return f"{values['detector']['kind']}-{values['model']}{optimizer}"
 
 
 DETECTORS = RecipeBook("dynaconv.detection", DetectionRecipe, "dynaconv detect recipes", _network)
-"""Names are mask_rcnn-MODEL and faster_rcnn-MODEL."""
+"""Names are mask_rcnn-MODEL and faster_rcnn-MODEL, with -sgd where that is the optimiser."""
