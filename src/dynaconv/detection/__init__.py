@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dynaconv.detection.config import CocoLoaderConfig, DetectionAugmentConfig, DetectionRecipe, DetectorConfig
 
 if TYPE_CHECKING:
+    from dynaconv.detection.checkpoints import load_detector
     from dynaconv.detection.data.annotations import CocoAnnotations, read_annotations
     from dynaconv.detection.data.datamodule import DetectionDataModule
     from dynaconv.detection.data.digits import DigitsConfig, make_digits
@@ -18,19 +19,26 @@ if TYPE_CHECKING:
     from dynaconv.detection.evaluation.scores import DetectionScores
     from dynaconv.detection.models.detector import build_detector, create_detector
     from dynaconv.detection.models.sources import Backbone, open_backbone
+    from dynaconv.detection.module import DetectionModule
+    from dynaconv.detection.runs import fit, fit_or_resume, resume
 
-_HOMES: dict[str, str] = {
+_HOMES = {
     "Backbone": "models.sources",
     "CocoAnnotations": "data.annotations",
     "CocoScorer": "evaluation.scorer",
     "DetectionDataModule": "data.datamodule",
+    "DetectionModule": "module",
     "DetectionScores": "evaluation.scores",
     "DigitsConfig": "data.digits",
     "build_detector": "models.detector",
     "create_detector": "models.detector",
+    "fit": "runs",
+    "fit_or_resume": "runs",
+    "load_detector": "checkpoints",
     "make_digits": "data.digits",
     "open_backbone": "models.sources",
     "read_annotations": "data.annotations",
+    "resume": "runs",
 }
 
 __all__ = [
@@ -40,15 +48,20 @@ __all__ = [
     "CocoScorer",
     "DetectionAugmentConfig",
     "DetectionDataModule",
+    "DetectionModule",
     "DetectionRecipe",
     "DetectionScores",
     "DetectorConfig",
     "DigitsConfig",
     "build_detector",
     "create_detector",
+    "fit",
+    "fit_or_resume",
+    "load_detector",
     "make_digits",
     "open_backbone",
     "read_annotations",
+    "resume",
 ]
 
 

@@ -32,6 +32,8 @@ class DetectorConfig:
         box_channels: width of the two linear layers behind a box.
         mask_channels: channels of the mask branch.
         anchor_size: side of the anchors on the finest of the five levels, in pixels; it doubles from level to level.
+        proposals: most boxes that the region proposals hand on, an image.
+        box_samples: of these, how many the box and mask branches learn from, an image; a quarter may hold objects.
         score_threshold: detections below are dropped.
         nms_threshold: of overlapping boxes of one class (intersection over union), the better one stays.
         detections: most detections an image.
@@ -47,6 +49,8 @@ class DetectorConfig:
     box_channels: int = 1024
     mask_channels: int = 256
     anchor_size: int = 32
+    proposals: int = 1000
+    box_samples: int = 512
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     detections: int = 100
@@ -56,8 +60,9 @@ class DetectorConfig:
         _require(self.kind in ("faster_rcnn", "mask_rcnn"), "detector.kind", self.kind, "faster_rcnn or mask_rcnn")
         _require(self.norms in ("train", "eval", "frozen"), "detector.norms", self.norms, "train, eval or frozen")
         _require(0 <= self.freeze_stages <= 4, "detector.freeze_stages", self.freeze_stages, "0 to 4")
-        for name in ("image_size", "pyramid_channels", "box_channels", "mask_channels", "anchor_size", "detections"):
-            _require(getattr(self, name) > 0, f"detector.{name}", getattr(self, name), "at least 1")
+        for name, kind in type(self).__annotations__.items():
+            if kind == "int" and name != "freeze_stages":
+                _require(getattr(self, name) > 0, f"detector.{name}", getattr(self, name), "at least 1")
         most = f"at least detector.image_size, {self.image_size}"
         _require(self.max_size >= self.image_size, "detector.max_size", self.max_size, most)
         for name in ("score_threshold", "nms_threshold"):

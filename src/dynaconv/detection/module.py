@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
@@ -38,14 +38,14 @@ class DetectionModule(TrainedModule):
     ) -> None:
         super().__init__(detector, recipe)
         self.truth, self.category_ids = truth, category_ids
-        self.part_losses = nn.ModuleDict({name: MeanMetric(nan_strategy=float("nan")) for name in LOSSES})
+        names = [name for name in LOSSES if recipe.detector.masks or name != "loss_mask"]
+        self.part_losses = nn.ModuleDict({name: MeanMetric(nan_strategy=float("nan")) for name in names})
         self.scorer = self._fresh_scorer()
 
     @property
     def train_metrics(self) -> dict[str, Metric]:
         """Figures that an epoch of training adds up, by their names in the log."""
-        parts = {f"train_{name}": metric for name, metric in self.part_losses.items() if self._has(name)}
-        return {**super().train_metrics, **parts}  # pyright: ignore[reportReturnType]  (a ModuleDict of metrics)
+        return {**super().train_metrics, **{f"train_{name}": self._part(name) for name in self.part_losses}}
 
     @property
     def compiled(self) -> nn.Module:
@@ -59,9 +59,9 @@ class DetectionModule(TrainedModule):
         self._resize_to(self.model, self.recipe.augment.sizes or (detector.image_size,))
         losses = self.model(images, targets)
         for name, loss in losses.items():
-            metric = self.part_losses[name]
+            metric = self._part(name)
             metric.update(loss.detach(), len(images))
-            self.log(f"train_{name}", metric, on_step=False, on_epoch=True, batch_size=len(images))  # pyright: ignore[reportArgumentType]
+            self.log(f"train_{name}", metric, on_step=False, on_epoch=True, batch_size=len(images))
         total = sum(losses.values())
         assert isinstance(total, Tensor)  # there is a loss at least
         return self.note_loss(total, len(images), batch_idx)
@@ -85,8 +85,8 @@ class DetectionModule(TrainedModule):
         for name, value in scores.items():
             self.log(name, value, prog_bar=name in ("val_box_ap", "val_mask_ap"), rank_zero_only=False)
 
-    def _has(self, loss: str) -> bool:
-        return loss != "loss_mask" or self.recipe.detector.masks
+    def _part(self, loss: str) -> Metric:
+        return cast(Metric, self.part_losses[loss])
 
     @staticmethod
     def _resize_to(detector: nn.Module, sizes: tuple[int, ...]) -> None:

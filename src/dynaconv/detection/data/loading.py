@@ -15,9 +15,6 @@ from dynaconv.training.data.reading import ATTEMPTS, first_readable
 from dynaconv.training.data.sampling import EpochBatches
 from dynaconv.training.data.unreadable import Sample
 
-STILL = DetectionAugmentConfig(flip=0.0)
-"""No variation at all."""
-
 
 class ShapeBatches(EpochBatches):
     """Batches of images of one shape each, but for at most one batch an epoch, in which two shapes meet.
@@ -54,7 +51,7 @@ class CocoDataset(Dataset[Any]):
     """
 
     def __init__(self, images: CocoImages, augment: DetectionAugmentConfig | None, replace: bool) -> None:
-        self.images, self.augment, self.replace = images, augment or STILL, replace
+        self.images, self.augment, self.replace = images, augment, replace
 
     def __len__(self) -> int:
         return len(self.images)

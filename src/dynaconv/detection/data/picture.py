@@ -32,7 +32,7 @@ def draw_objects(image: Any, target: dict[str, Any], classes: tuple[str, ...]) -
         Shape ``(3, H, W)``, uint8.
     """
     utils, palette = require("torchvision.utils", "detection"), require("matplotlib", "train").colormaps["tab10"]
-    pixels = (vary(image, target, flip=0)[0] * 255).round().to(torch.uint8)
+    pixels = (vary(image, target)[0] * 255).round().to(torch.uint8)
     labels = target["labels"].tolist()
     colours = [tuple(round(255 * value) for value in palette((label - 1) % 10)[:3]) for label in labels]
     if not labels:

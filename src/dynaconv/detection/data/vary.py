@@ -17,16 +17,18 @@ WINDOW = (384, 600)
 LONGEST = 1333
 
 
-def vary(image: Any, target: dict[str, Any], augment: DetectionAugmentConfig) -> tuple[Tensor, dict[str, Any]]:
+def vary(
+    image: Any, target: dict[str, Any], augment: DetectionAugmentConfig | None = None
+) -> tuple[Tensor, dict[str, Any]]:
     """An image as float32 of shape ``(3, H, W)`` between 0 and 1, varied with its objects.
 
     Args:
         image: PIL, of mode RGB.
         target: its objects, see :class:`dynaconv.detection.data.images.CocoImages`; ``size`` stays the file's.
-        augment: probabilities; drawn from torch's generator.
+        augment: probabilities, drawn from torch's generator; None for no variation.
     """
     pixels = require("torchvision.transforms.v2.functional", "detection").pil_to_tensor(image)
-    if augment.flip or augment.crop:
+    if augment is not None and (augment.flip or augment.crop):
         tensors, transforms = (require(f"torchvision.{name}", "detection") for name in ("tv_tensors", "transforms.v2"))
         typed = {"image": tensors.Image(pixels), "labels": target["labels"]}
         typed["boxes"] = tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=target["size"])

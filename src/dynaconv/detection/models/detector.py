@@ -67,7 +67,7 @@ def create_detector(
 
     Example:
         >>> import torch
-        >>> detector = create_detector("test_resnet", num_classes=3, detector=DetectorConfig(image_size=64, max_size=64))
+        >>> detector = create_detector("test_resnet", num_classes=3, detector=DetectorConfig(image_size=64))
         >>> [sorted(found) for found in detector.eval()([torch.rand(3, 50, 60)])]
         [['boxes', 'labels', 'masks', 'scores']]
     """
@@ -177,6 +177,9 @@ def _on(
         "box_score_thresh": settings.score_threshold,
         "box_nms_thresh": settings.nms_threshold,
         "box_detections_per_img": settings.detections,
+        "box_batch_size_per_image": settings.box_samples,
+        "rpn_post_nms_top_n_train": settings.proposals,
+        "rpn_post_nms_top_n_test": settings.proposals,
     }
     if not settings.masks:
         return faster.FasterRCNN(backbone, **parts)
