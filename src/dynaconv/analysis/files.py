@@ -1,4 +1,4 @@
-"""Names for files of results: never used before."""
+"""Names for files and folders of results: never used before."""
 
 from __future__ import annotations
 
@@ -33,3 +33,16 @@ def free_stem(folder: Path, name: str, kinds: Iterable[str]) -> str:
         number += 1
         stem = f"{name}-{number}"
     return stem
+
+
+def free_folder(path: Path) -> Path:
+    """The path itself, or with a number behind it, such that nothing is there yet.
+
+    Args:
+        path: the folder wished for; it is not made.
+    """
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free

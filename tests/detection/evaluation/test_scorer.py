@@ -48,6 +48,8 @@ def test_equals_pycocotools_on_files(seed, tmp_path, capsys):
             values = reference.eval["precision"][:, :, place, 0, 2]
             expected = None if values.mean() == -1 else pytest.approx(values.mean(), abs=1e-12)
             assert getattr(entry, f"{name}_ap") == expected
+            at_half = reference.eval["precision"][0, :, place, 0, 2].mean()
+            assert getattr(entry, f"{name}_ap50") == (None if at_half == -1 else at_half)
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
@@ -99,6 +101,16 @@ def test_perfect_detections_reach_one_whatever_the_numbers_of_annotations():
     assert scores.box_ap == pytest.approx(1)
     assert scores.mask_ap == pytest.approx(1)
     assert json.dumps(truth) == before
+
+
+def test_annotations_without_area_and_crowd():
+    truth = random_truth(2)
+    filled = [a | {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3]} for a in truth["annotations"]]
+    bare = [{k: v for k, v in a.items() if k not in ("iscrowd", "area")} for a in filled]
+    outputs = random_outputs(truth, 3)
+    _, expected = scored(truth | {"annotations": filled}, outputs)
+    _, scores = scored(truth | {"annotations": bare}, outputs)
+    assert scores == expected
 
 
 def test_results_are_the_data_sets_numbers_and_original_pixels():

@@ -51,6 +51,7 @@ class DetectionScores:
         objects: that were to be found; crowds are not counted.
         detections: that were judged.
         classes: scores of each class.
+        unreadable: images that were left out because they could not be read.
         precision: for "bbox" and "segm", precision at 101 recalls for each of the ten thresholds, mean over the classes
             that have objects, shape ``(10, 101)``, for pictures.
     """
@@ -83,7 +84,8 @@ class DetectionScores:
     objects: int
     detections: int
     classes: tuple[ClassScores, ...]
-    precision: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    unreadable: int = 0
+    precision: Mapping[Kind, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ class DetectionScores:
             {name: value for name, value in vars(entry).items() if not name.startswith(left_out)}
             for entry in self.classes
         ]
-        counts = {"images": self.images, "objects": self.objects, "detections": self.detections}
+        counts = {name: getattr(self, name) for name in ("images", "unreadable", "objects", "detections")}
         return {**counts, **self._overall(), "classes": classes}
 
     def table(self) -> str:
@@ -125,8 +127,11 @@ class DetectionScores:
             for entry in self.classes
         ]
         header = ("class", "objects", *(f"{kind} {figure.upper()}" for kind, figure in figures))
-        counts = f"{self.images:,} images, {self.objects:,} objects, {self.detections:,} detections; figures in percent"
-        return "\n\n".join([_ruled([("", *HEADER), *overall]), _ruled([header, *by_class]), counts])
+        left_out = f" ({self.unreadable:,} unreadable left out)" if self.unreadable else ""
+        counts = f"{self.images:,} images{left_out}, {self.objects:,} objects, {self.detections:,} detections"
+        return "\n\n".join(
+            [_ruled([("", *HEADER), *overall]), _ruled([header, *by_class]), f"{counts}; figures in percent"]
+        )
 
     def __str__(self) -> str:
         return self.table()
@@ -147,7 +152,7 @@ def collect_scores(
         detections: how many were judged.
     """
     objects = Counter(entry["category_id"] for entry in truth.dataset["annotations"] if not entry["iscrowd"])
-    overall: dict[str, float | None] = {}
+    overall: dict[str, Any] = {}
     by_class: list[dict[str, float | None]] = [{} for _ in category_ids]
     for kind, name in NAMES.items():
         found = measured.get(kind)
