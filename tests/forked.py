@@ -43,6 +43,7 @@ def run_together(
     calls: Sequence[Sequence[Any]],
     folder: Path,
     settings: Sequence[Mapping[str, str]] | None = None,
+    seconds: float = SECONDS,
 ) -> list[str]:
     """Call a function in several processes at once; what each wrote to its outputs.
 
@@ -51,6 +52,7 @@ def run_together(
         calls: its arguments in every process.
         folder: what they write is kept there.
         settings: further variables of every process's environment.
+        seconds: they may take.
 
     Raises:
         AssertionError: if one fails, with what it wrote; the others are ended.
@@ -61,7 +63,7 @@ def run_together(
         start(written, file, further, target, *call) for file, further, call in zip(files, every, calls, strict=True)
     ]
     try:
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + seconds
         while any(process.is_alive() for process in started) and not any(process.exitcode for process in started):
             assert time.monotonic() < deadline, "\n".join(file.read_text() for file in files)
             time.sleep(0.02)

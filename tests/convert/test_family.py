@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-import torchvision
 from torch import nn
+from torchvision.models.regnet import BlockParams, RegNet
 
 import dynaconv
 from dynaconv.convert import config_from_dict, config_types, find_candidates
@@ -16,7 +16,7 @@ METHODS = sorted(config_types())
 
 
 def resnet():
-    return timm.create_model("resnet18", num_classes=4)
+    return timm.create_model("resnet18", num_classes=4, channels=[32, 32, 64, 64], stem_width=32)
 
 
 def mobilenet():
@@ -24,7 +24,8 @@ def mobilenet():
 
 
 def regnet():
-    return torchvision.models.regnet_y_400mf(num_classes=4)
+    blocks = BlockParams.from_init_params(depth=6, w_0=32, w_a=16.0, w_m=2.0, group_width=16, se_ratio=0.25)
+    return RegNet(blocks, num_classes=4)
 
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

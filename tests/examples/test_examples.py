@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.forked import run_together
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -39,17 +39,18 @@ def need(name: str) -> None:
         pytest.skip(f"{name}.py needs {', '.join(missing)}: make examples")
 
 
-def run(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    """The example as a user runs it, in a process of its own."""
+def as_script(path: Path, flags: list[str]) -> None:
+    """What Python does with a script and its flags."""
+    sys.argv = [str(path), *flags]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def run(name: str, flags: list[str], folder: Path) -> str:
+    """What the example says, in a process of its own."""
     need(name)
-    return subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", *flags],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    (said,) = run_together(as_script, [(EXAMPLES / f"{name}.py", flags)], folder, seconds=600)
+    return said
 
 
 def test_every_example_is_here_and_in_the_table():
@@ -60,22 +61,19 @@ def test_every_example_is_here_and_in_the_table():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
-def test_it_runs(name):
-    _, flags, said = QUICK[name]
-    done = run(name, *flags)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert said in done.stdout
-    differences = re.findall(r"largest difference[^:]*: ([\d.e+-]+)", done.stdout)
+def test_it_runs(name, tmp_path):
+    _, flags, end = QUICK[name]
+    said = run(name, flags, tmp_path)
+    assert end in said
+    differences = re.findall(r"largest difference[^:]*: ([\d.e+-]+)", said)
     assert differences
     assert all(float(value) <= 1e-4 for value in differences)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), OTHERS)
-def test_other_methods(name, method):
-    done = run(name, *QUICK[name][1], "--method", method)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert f"layers converted to {method}" in done.stdout
+def test_other_methods(name, method, tmp_path):
+    assert f"layers converted to {method}" in run(name, [*QUICK[name][1], "--method", method], tmp_path)
 
 
 @pytest.fixture

@@ -361,7 +361,7 @@ def test_what_is_compiled_follows(name):
     """Changes by a call of the network or of a layer; others it does not see, and the docstring says so."""
     model = dynaconv.prepare_inference(network(), max_extra_mb=100)
     torch.compiler.reset()
-    compiled = torch.compile(model, dynamic=True, backend="eager")
+    compiled = torch.compile(model, dynamic=False, backend="eager")
     x = torch.randn(3, 32, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(compute(compiled, x), compute(model, x), **DOUBLE)
     CHANGES[name](model)

@@ -88,8 +88,8 @@ def test_evaluation_without_a_checkpoint(tmp_path):
 
 def test_it_learns(tmp_path):
     recipe = static_recipe(
-        loader=LoaderConfig(image_size=16, batch_size=16, limit=1024),
-        schedule=ScheduleConfig(epochs=5, warmup_epochs=0.5),
+        loader=LoaderConfig(image_size=16, batch_size=16, limit=512),
+        schedule=ScheduleConfig(epochs=4, warmup_epochs=0.5),
     )
     result = fit(recipe, tmp_path)
     assert result.best_score > 0.5
