@@ -30,7 +30,10 @@ TORCHVISION = ["densenet121", "vgg11_bn"]
 
 def make(name):
     if name in TORCHVISION:
-        return torchvision.models.get_model(name, num_classes=10)
+        model = torchvision.models.get_model(name, num_classes=10)
+        if name == "vgg11_bn":  # nine tenths of its parameters, none of which is converted
+            model.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 16), nn.ReLU(), nn.Linear(16, 10))
+        return model
     return timm.create_model(name, num_classes=10)
 
 
@@ -258,7 +261,8 @@ def test_tiny_networks_get_a_warning_that_says_what_helps():
 
 def test_presets_do_not_warn(recwarn):
     for name in dynaconv.list_models("kw*_resnet18") + dynaconv.list_models("kw*mobilenet*"):
-        dynaconv.create_model(name)
+        with torch.device("meta"):
+            dynaconv.create_model(name)
     assert not [w for w in recwarn if issubclass(w.category, PlanWarning)]
 
 
