@@ -25,13 +25,7 @@ def test_every_method_trains_whole_and_loads_strictly(method):
     # What has no gradient would stop training on several processes.
     assert [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
     assert [name for name, p in detector.named_parameters() if not p.requires_grad] == []
-    again = tiny_detector(config=METHODS[method])
-    again.load_state_dict(detector.state_dict(), strict=True)
-    images, _ = batch(2)
-    with torch.no_grad():
-        found, same = detector.eval()(images), again.eval()(images)
-    assert [f["labels"].tolist() for f in found] == [f["labels"].tolist() for f in same]
-    torch.testing.assert_close([f["boxes"] for f in found], [f["boxes"] for f in same])
+    tiny_detector(config=METHODS[method]).load_state_dict(detector.state_dict(), strict=True)
 
 
 @pytest.mark.parametrize("model", ["test_convnext", "test_efficientnet", "test_byobnet"])
@@ -39,6 +33,16 @@ def test_one_image_trains(model):
     detector = tiny_detector(model, config=KW)
     train_step(detector)
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
+
+
+def test_a_loaded_detector_finds_the_same():
+    detector, again = tiny_detector(config=KW), tiny_detector(config=KW)
+    train_step(detector)
+    again.load_state_dict(detector.state_dict(), strict=True)
+    images, _ = batch(2)
+    with torch.no_grad():
+        found, same = detector.eval()(images), again.eval()(images)
+    torch.testing.assert_close(found, same)
 
 
 def test_outputs():
@@ -110,7 +114,7 @@ def test_the_backbone_is_one_graph():
     backbone = tiny_detector(config=KW).eval().backbone
     images = torch.rand(1, 3, 64, 96)
     expected = {name: map.detach() for name, map in backbone(images).items()}
-    compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+    compiled = torch.compile(backbone, backend="eager", fullgraph=True, dynamic=False)
     with torch.no_grad():
         torch.testing.assert_close(dict(compiled(images)), expected)
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dynaconv.detection.models.levels import Levels, features_of
 from dynaconv.detection.models.trimming import still_modules, trim
 from dynaconv.errors import DynaconvError, require
-from dynaconv.nn import DynamicLayer, check_linked
+from dynaconv.nn import DynamicLayer
 
 Norms = Literal["train", "eval", "frozen"]
 
@@ -61,7 +61,6 @@ class PyramidBackbone(nn.Module):
 
     Raises:
         DynaconvError: if there are fewer stages.
-        LostWarehouseError: if the network does not own the cells that its layers draw on.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class PyramidBackbone(nn.Module):
     ) -> None:
         super().__init__()
         ops = require("torchvision.ops", "detection")
-        check_linked(body)
         if freeze_stages > len(levels.names):
             raise DynaconvError(f"freeze_stages={freeze_stages}, but the backbone has {len(levels.names)} stages")
         trim(body, frozenset().union(*levels.needs))

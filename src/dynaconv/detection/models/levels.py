@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dynaconv.analysis.profile import on_meta
 from dynaconv.errors import DynaconvError
-from dynaconv.nn import DynamicLayer
+from dynaconv.nn import DynamicLayer, check_linked
 
 STRIDES = (4, 8, 16, 32)
 PROBE = (256, 320)
@@ -89,7 +89,9 @@ def find_levels(network: nn.Module, names: Sequence[str] | None = None, in_chans
 
     Raises:
         DynaconvError: if there are none, a name is unknown, or the network does not take such images.
+        LostWarehouseError: if the network does not own the cells that its layers draw on.
     """
+    check_linked(network)
     known = dict(network.named_modules())
     if names is not None and (unknown := [name for name in names if name not in known or not name]):
         raise DynaconvError(

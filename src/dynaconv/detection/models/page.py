@@ -18,6 +18,7 @@ HEADER = (
     "papers'",
     "MAdds G",
     "added",
+    "all G",
     "papers'",
     "papers' AP box (mask)",
 )
@@ -26,7 +27,8 @@ NOTE = """Detectors of 80 classes, pyramid of 256 channels, an image of 1280 x 8
 mask head on 100. trained: with norms "eval" and one stage frozen, as in the papers' detectors; cells that a frozen and
 a trained stage share are trained. added: beside the static backbone. as papers count: with the unused classifier of
 1,000 classes that the authors' backbones keep, without the outputs for the background that torchvision's predictors
-have more. Papers' figures are theirs, on COCO, not measured here; in millions, and in G operations."""
+have more. all: with two operations a value that a norm gives and one a value that a ReLU gives, a pool takes or a bias
+is added to, as MMDetection's counter. Papers' figures are theirs, on COCO, not measured here; in millions, and in G."""
 
 
 def table_row(count: DetectorCount) -> tuple[str, ...]:
@@ -41,6 +43,7 @@ def table_row(count: DetectorCount) -> tuple[str, ...]:
         _printed(papers, "millions", "added_millions", 2),
         f"{count.madds / 1e9:.2f}",
         f"{count.added_madds / 1e9:+.2f}" if count.method else "-",
+        f"{(count.madds + count.elementwise) / 1e9:.2f}",
         _printed(papers, "giga", "added_giga", 1),
         "; ".join(dict.fromkeys(map(_ap, papers))) or "-",
     )
