@@ -60,11 +60,14 @@ def test_outputs():
 
 def test_settings_arrive():
     changes = {"anchor_size": 8, "nms_threshold": 0.3, "score_threshold": 0.2, "detections": 9, "mask_channels": 24}
+    changes |= {"proposals": 40, "box_samples": 12}
     detector = tiny_detector(detector=settings(**changes), image_mean=(0.1, 0.2, 0.3), image_std=(0.4, 0.5, 0.6))
     assert detector.rpn.anchor_generator.sizes == ((8,), (16,), (32,), (64,), (128,))
     heads = detector.roi_heads
     assert (heads.nms_thresh, heads.score_thresh, heads.detections_per_img) == (0.3, 0.2, 9)
     assert heads.mask_head[0][0].out_channels == 24
+    assert heads.fg_bg_sampler.batch_size_per_image == 12
+    assert detector.rpn._post_nms_top_n == {"training": 40, "testing": 40}
     assert (detector.transform.min_size, detector.transform.max_size) == ((64,), 96)
     assert detector.transform.image_mean == [0.1, 0.2, 0.3]
     assert detector.transform.image_std == [0.4, 0.5, 0.6]
