@@ -124,6 +124,16 @@ def test_hostile_names_are_printed_and_not_opened(tmp_path, capsys):
     out.encode()
 
 
+def test_progress_is_shown_on_a_terminal(tmp_path, capsys, monkeypatch):
+    root = write_set(tmp_path)
+    plain = check(root, capsys=capsys)[1]
+    monkeypatch.setattr("dynaconv.cli.options.on_terminal", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = check(root, capsys=capsys)[1]
+    assert shown.endswith(plain)
+    assert "val: masks" in shown.removesuffix(plain)
+
+
 def test_a_picture(tmp_path, capsys):
     root = write_set(tmp_path)
     (root / "train2017" / "1.png").write_bytes(b"")

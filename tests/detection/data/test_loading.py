@@ -9,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from dynaconv.detection.data.loading import CocoDataset, ShapeBatches, vary
+from dynaconv.detection import DetectionAugmentConfig
+from dynaconv.detection.data.loading import CocoDataset, ShapeBatches
+from dynaconv.detection.data.vary import vary
 from dynaconv.training.data.sampling import EpochBatches, ResumableLoader
 from tests.detection.data.coco_sets import make_content, write_set
 from tests.detection.data.test_images import opened
@@ -21,8 +24,8 @@ def test_a_flip_turns_everything(tmp_path, masks):
     images = opened(write_set(tmp_path, make_content(8)), masks)
     for index in range(8):
         image, target = images[index]
-        plain, same = vary(image, dict(target), flip=0.0)
-        pixels, flipped = vary(image, dict(target), flip=1.0)
+        plain, same = vary(image, dict(target))
+        pixels, flipped = vary(image, dict(target), DetectionAugmentConfig(flip=1.0))
         width = target["size"][1]
         assert (plain.dtype, type(pixels), plain.shape[0]) == (torch.float32, torch.Tensor, 3)
         torch.testing.assert_close(plain[0], torch.arange(width).expand(target["size"]) / 255)
@@ -40,12 +43,37 @@ def test_a_flip_turns_everything(tmp_path, masks):
                 assert [int(edge) for edge in edges] == box
 
 
+def test_windows_take_objects_along(tmp_path):
+    images = opened(write_set(tmp_path, make_content(8)))
+    kept = 0
+    for index in range(8):
+        target = images[index][1]
+        whole = target["masks"].any(0).to(torch.uint8) * 255
+        painted = Image.merge("RGB", [Image.fromarray(whole.numpy())] * 3)
+        pixels, cut = vary(painted, dict(target), DetectionAugmentConfig(flip=0.5, crop=1.0))
+        height, width = pixels.shape[1:]
+        assert all(384 <= side <= 600 for side in (height, width))
+        assert cut["size"] == target["size"]
+        assert cut["masks"].shape == (len(cut["labels"]), height, width)
+        assert cut["boxes"].shape == (len(cut["labels"]), 4)
+        assert set(cut["labels"].tolist()) <= set(target["labels"].tolist())
+        drawn, seen = cut["masks"].any(0), pixels[0] > 0.5
+        assert (drawn != seen).float().mean() < 0.03  # but for edges, which are resized in two ways
+        for box, mask in zip(cut["boxes"], cut["masks"], strict=True):
+            rows, columns = mask.nonzero().unbind(1)
+            near = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert (box[:2] <= near[:2] + 16).all()
+            assert (box[2:] >= near[2:] - 16).all()
+            kept += 1
+    assert kept
+
+
 def test_flips_are_the_seeds(tmp_path):
-    data = CocoDataset(opened(write_set(tmp_path)), flip=0.5, replace=True)
+    data = CocoDataset(opened(write_set(tmp_path)), DetectionAugmentConfig(flip=0.5), replace=True)
     plain = data.images[3][0]
-    flips = [torch.equal(data[(3, seed)].image, vary(plain, {}, 0.0)[0]) for seed in range(40)]
+    flips = [torch.equal(data[(3, seed)].image, vary(plain, {})[0]) for seed in range(40)]
     assert 8 < sum(flips) < 32
-    assert flips == [torch.equal(data[(3, seed)].image, vary(plain, {}, 0.0)[0]) for seed in range(40)]
+    assert flips == [torch.equal(data[(3, seed)].image, vary(plain, {})[0]) for seed in range(40)]
 
 
 def made(shapes, batch_size, world_size=1, seed=0, epoch=0) -> list[ShapeBatches]:

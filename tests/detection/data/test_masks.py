@@ -41,6 +41,16 @@ def test_a_far_run_is_refused():
     assert check_segmentation({"size": [10, 10], "counts": far}, 10, 10) == (None, ["mask_counts"])
 
 
+def test_runs_below_zero_are_refused():
+    assert _read_counts("n0J").tolist() == [30, -6]
+    assert check_segmentation({"size": [4, 6], "counts": "n0J"}, 4, 6)[1] == ["mask_counts"]
+
+
+def test_numbers_of_more_digits_than_any_run_are_refused():
+    assert check_segmentation({"size": [4, 6], "counts": "hP0"}, 4, 6)[1] == []  # 24 and a zero before it
+    assert check_segmentation({"size": [4, 6], "counts": "h" + "P" * 20 + "0"}, 4, 6)[1] == ["mask_counts"]
+
+
 @pytest.mark.parametrize("shift", [-30, -5, 0, 5, 35])
 def test_polygons_are_drawn_together_and_cut_at_the_edge(shift):
     parts = [[1.0 + shift, 1.0, 9.0 + shift, 1.0, 9.0 + shift, 9.0], [0, 0, 20, 0, 20, 5, 0, 5]]

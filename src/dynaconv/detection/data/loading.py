@@ -30,7 +30,7 @@ class ShapeBatches(EpochBatches):
 
     def _parts(self, order: np.ndarray) -> list[np.ndarray]:
         """All processes' batches: cut from the shuffled images, shape after shape, and shuffled themselves."""
-        draw = np.random.default_rng([self.seed, self.epoch, self.batch_size])
+        draw = np.random.default_rng([self.seed, self.epoch, 1])  # 1: unrelated to the draw of the order
         order = np.resize(order, self.share * self.world_size)
         _, shapes = np.unique(self.shapes, return_inverse=True)
         first = draw.permutation(int(shapes.max()) + 1)  # which shape's batch is the last and incomplete one
