@@ -51,6 +51,9 @@ FAULTS = [
     ("annotations", 0, {"bbox": [50, 2, 5, 5]}, ["box_outside"], 1),
     ("annotations", 0, {"bbox": [-5, 2, 5, 5]}, ["box_outside"], 1),
     ("annotations", 0, {"bbox": [-5, 2, 9, 5]}, ["box_clipped"], 0),
+    ("annotations", 0, {"bbox": [5, -5, 9, 9]}, ["box_clipped"], 0),
+    ("annotations", 0, {"bbox": [25, 5, 9, 9]}, ["box_clipped"], 0),
+    ("annotations", 0, {"bbox": [5, 35, 9, 9]}, ["box_clipped"], 0),
     ("annotations", 0, {"bbox": [-0.5, 2, 9, 5]}, [], 0),
     ("annotations", 0, {"bbox": [NAN, 2, 5, 5]}, ["box_values"], 1),
     ("annotations", 0, {"bbox": [1, 2, INF, 5]}, ["box_values"], 1),
@@ -87,6 +90,7 @@ FAULTS = [
     ("annotations", 0, {"segmentation": [[*SQUARE[:5], "9"]]}, ["mask_values"], 1),
     ("annotations", 0, {"segmentation": {"size": [3, 4], "counts": [12]}}, ["mask_size"], 1),
     ("annotations", 0, {"segmentation": {"counts": [1200]}}, ["mask_size"], 1),
+    ("annotations", 0, {"segmentation": {"size": [40.0, 30.0], "counts": [1200]}}, ["mask_size"], 1),
     ("annotations", 0, {"segmentation": {"size": [40, 30], "counts": [1199]}}, ["mask_counts"], 1),
     ("annotations", 0, {"segmentation": {"size": [40, 30], "counts": [1300, -100]}}, ["mask_counts"], 1),
     ("annotations", 0, {"segmentation": {"size": [40, 30], "counts": "P"}}, ["mask_counts"], 1),
@@ -125,6 +129,14 @@ def test_faults_are_counted(tmp_path, section, index, change, kinds, lost):
         assert losses["annotations"] == counted["object_image"] + counted["object_category"]
     assert all(found.report.examples[kind] for kind in kinds)
     usable(found)
+
+
+def test_boxes_are_cut_at_the_edge(tmp_path):
+    content = make_content()
+    for entry, box in zip(content["annotations"], ([-5, 35, 9, 9], [20, -5.5, 90, 9]), strict=False):
+        entry["bbox"] = box
+    boxes = [entry["bbox"] for entry in read(tmp_path, content).content["annotations"]]
+    assert boxes[:2] == [[0, 35, 4, 5], [20, 0, 16, 3.5]]
 
 
 @pytest.mark.parametrize("section", ["images", "annotations", "categories"])

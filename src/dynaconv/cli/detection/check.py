@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     found = {name: split.report.to_dict() | summarise(split) for name, split in splits.items()}
     faults = sum(split["faults"] for split in found.values())
     if values.picture is not None:
-        save_picture(splits["train"], values.picture, masks=splits["train"].masks)
+        save_picture(splits["train"], values.picture)
     if values.json:
         print(json.dumps({"data": values.folder, "faults": faults, "splits": found}, indent=2))
     else:

@@ -81,7 +81,7 @@ def _check_polygon(polygon: Any, height: int, width: int) -> str | None:
 def _check_run_lengths(value: dict[str, Any], height: int, width: int) -> str | None:
     """The kind of finding, None for run lengths that add up to the image."""
     size, counts = value.get("size"), value.get("counts")
-    if type(size) is not list or not set(map(type, size)) <= NUMBERS or size != [height, width]:
+    if type(size) is not list or set(map(type, size)) != {int} or size != [height, width]:
         return "mask_size"
     if isinstance(counts, list):
         usable = set(map(type, counts)) <= {int} and min(counts, default=-1) >= 0
