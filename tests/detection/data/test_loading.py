@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -129,3 +129,6 @@ def test_epochs_and_seeds_differ():
     assert orders[0] != orders[1] != orders[2] != orders[0]
     firsts = [next(iter(made(shapes, 4, epoch=epoch)[0]))[0][0] for epoch in range(20)]
     assert {shapes[index] for index in firsts} == {True, False}
+    # wide and tall batches come in turn, not one after the other
+    turns = [[shapes[batch[0][0]] for batch in made(shapes, 4, epoch=epoch)[0]] for epoch in range(20)]
+    assert sum(sum(a != b for a, b in pairwise(turn)) for turn in turns) > 40
