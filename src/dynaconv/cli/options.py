@@ -184,6 +184,16 @@ def quiet_logs() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+SHARES = {
+    "train_top1": "train",
+    "val_top1": "val",
+    "val_top5": "val top-5",
+    "val_box_ap": "box AP",
+    "val_mask_ap": "mask AP",
+}
+"""Figures of an epoch that are shares of 1, and what to call them."""
+
+
 def epoch_line(epochs: int | None, prefix: str = "") -> Callable[[Mapping[str, Any]], None]:
     """A function that prints an epoch's figures in one line.
 
@@ -197,7 +207,7 @@ def epoch_line(epochs: int | None, prefix: str = "") -> Callable[[Mapping[str, A
         for key, label in (("train_loss", "loss"), ("val_loss", "val loss")):
             if row.get(key) is not None:
                 parts.append(f"{label} {row[key]:.3f}")
-        for key, label in (("train_top1", "train"), ("val_top1", "val"), ("val_top5", "val top-5")):
+        for key, label in SHARES.items():
             if row.get(key) is not None:
                 parts.append(f"{label} {row[key]:.2%}")
         if row.get("tau") is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +193,8 @@ def load_recipe(path: str | Path, task: Task[AnyRecipe] = CLASSIFICATION) -> Any
         DynaconvError: if it is no YAML, or no recipe.
     """
     values = read_yaml(path)
+    if isinstance(values, Mapping) and "detector" in values and "detector" not in task.recipe.__dataclass_fields__:
+        raise DynaconvError(f"{path} is of a detector; `dynaconv detect train --resume` goes on with its run")
     return task.recipe.from_dict({} if values is None else values)
 
 
