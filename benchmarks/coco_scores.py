@@ -4,8 +4,8 @@
     python benchmarks/coco_scores.py                 # the size of COCO's validation: 5,000 images, 36,000 objects
     python benchmarks/coco_scores.py --images 500 --rounds 3
 
-Random objects on 640x480 pixels, and 100 detections an image, some of them near objects. Times are from files to
-figures.
+Random objects on 640x480 pixels, and 100 detections an image, some of them near objects. Times are the
+processor's, of all threads, from files to figures.
 """
 
 from __future__ import annotations
@@ -79,21 +79,21 @@ def write_files(folder: Path, images: int) -> None:
 
 
 def judge(package: str, folder: Path, kind: str) -> tuple[float, np.ndarray, np.ndarray]:
-    """Seconds, the twelve figures, and the precision of every class, threshold and recall."""
+    """Seconds of the processor, the twelve figures, and the precision of every class, threshold and recall."""
     if package == "pycocotools":
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval as Evaluation
     else:
         module = importlib.import_module(package)
         COCO, Evaluation = module.COCO, getattr(module, EVALUATORS[package])
-    start = time.perf_counter()
+    start = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(folder / "truth.json"))
         evaluation = Evaluation(truth, truth.loadRes(str(folder / f"{kind}.json")), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return seconds, np.array(evaluation.stats[:12], dtype=float), np.ravel(evaluation.eval["precision"])
 
 

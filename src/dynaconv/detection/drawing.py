@@ -216,7 +216,7 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 def _text(label: int, classes: Sequence[str], score: float | None) -> str:
     name = classes[label - 1] if 1 <= label <= len(classes) else str(label)
-    return name if score is None else f"{name} {float(score):.0%}"
+    return name if score is None else f"{name}  {float(score):.0%}"
 
 
 def _contrast(color: Color) -> Color:

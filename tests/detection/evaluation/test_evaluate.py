@@ -6,7 +6,6 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +14,8 @@ from dynaconv.cli.main import main
 from dynaconv.detection import CocoLoaderConfig, evaluate
 from dynaconv.errors import DynaconvError
 from tests.detection.evaluation import gathering
-from tests.detection.evaluation.random_results import CATEGORIES, HEIGHT, WIDTH, random_outputs, random_truth
+from tests.detection.evaluation.coco_folder import write_validation
+from tests.detection.evaluation.random_results import CATEGORIES, random_outputs, random_truth
 from tests.detection.evaluation.test_scorer import scored
 from tests.detection.stand_in import Knowing
 from tests.forked import run_together
@@ -27,14 +27,7 @@ NAMES = [f"class {number}" for number in CATEGORIES]
 @pytest.fixture
 def data(tmp_path) -> Path:
     """Eight images that are known by their brightness, in COCO's layout."""
-    root, truth = tmp_path / "data", random_truth(40)
-    (root / "val2017").mkdir(parents=True)
-    (root / "annotations").mkdir()
-    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(truth))
-    for image in truth["images"]:
-        pixels = np.full((HEIGHT, WIDTH, 3), image["id"], dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "val2017" / image["file_name"])
-    return root
+    return write_validation(tmp_path / "data", random_truth(40))
 
 
 @pytest.fixture
