@@ -37,14 +37,19 @@ def outputs(data):
 
 
 @pytest.fixture
-def checkpoint(monkeypatch, tmp_path, data, outputs):
-    """A checkpoint that holds a detector with those outputs."""
-    described = {
+def described(data):
+    """What the checkpoint says."""
+    return {
         "classes": NAMES,
         "category_ids": list(CATEGORIES),
         "data": str(data),
         "detector": {"kind": "mask_rcnn"},
     }
+
+
+@pytest.fixture
+def checkpoint(monkeypatch, tmp_path, outputs, described):
+    """A checkpoint that holds a detector with those outputs."""
 
     def load(path):
         return Knowing(outputs[1]).eval(), described
@@ -94,7 +99,7 @@ def test_command(checkpoint, outputs, capsys):
     assert sorted(path.name for path in Path(f"{checkpoint}-eval-2").iterdir()) == names
 
 
-def test_errors(checkpoint, data):
+def test_errors(checkpoint, described, data):
     with pytest.raises(DynaconvError, match="limit=0"):
         evaluate(checkpoint, limit=0)
     with pytest.raises(DynaconvError, match="Trainer refuses accelerator='abacus'"):
@@ -102,6 +107,9 @@ def test_errors(checkpoint, data):
     path = data / "annotations" / "instances_val2017.json"
     path.write_text(path.read_text().replace("class 7", "another"))
     with pytest.raises(DynaconvError, match=r"class 3, another, .*expected the same names"):
+        evaluate(checkpoint, loader=LOADER)
+    del described["data"]
+    with pytest.raises(DynaconvError, match="does not say what it was trained on"):
         evaluate(checkpoint, loader=LOADER)
 
 

@@ -63,7 +63,12 @@ def evaluate(
         refuse_results_of_before(Path(out))
     detector, description = load_detector(checkpoint)
     masks = description["detector"]["kind"] == "mask_rcnn"
-    images = DetectionDataModule(data or description["data"], loader, masks=masks)
+    data = data or description.get("data")
+    if data is None:
+        raise DynaconvError(
+            f"{checkpoint} does not say what it was trained on; expected data, a folder in COCO's format"
+        )
+    images = DetectionDataModule(data, loader, masks=masks)
     images.setup("validate")
     if list(images.classes) != list(description["classes"]):
         known = description["classes"]
