@@ -13,7 +13,7 @@ from PIL import Image
 
 from dynaconv.cli.main import main
 from dynaconv.detection import DigitsConfig, make_digits, read_annotations
-from dynaconv.detection.data.digits import LEAST_VISIBLE, digit_scenes
+from dynaconv.detection.data.digits import LEAST_VISIBLE, _Placed, digit_scenes
 from dynaconv.detection.data.inspection import check_images, check_masks, check_unlisted, summarise
 from dynaconv.errors import DynaconvError, StorageError
 
@@ -133,6 +133,20 @@ def test_enough_stays_visible():
         _, digits = Scenes(scenes.digits, scenes.labels, scenes.photos).draw(128, np.random.default_rng(number))
         for digit, whole in zip(digits, drawn[-1], strict=True):
             assert digit.mask.sum() >= LEAST_VISIBLE * whole
+
+
+def test_which_places_leave_room():
+    mask, place = np.zeros((20, 20), dtype=bool), (slice(0, 10), slice(0, 10))
+    mask[:10, :10] = True
+    below = _Placed(3, mask, 100, place)
+    for corner, room in ((5, True), (4, False), (10, True), (15, True)):
+        ink = np.ones((20 - corner, 20 - corner), dtype=bool)[:10, :10]
+        over = slice(corner, corner + len(ink)), slice(corner, corner + len(ink))
+        assert below.leaves_room(over, ink) == room
+    for corner in (4, 5):  # without ink, boxes count alone
+        assert below.leaves_room((slice(corner, 19),) * 2, np.zeros((19 - corner,) * 2, dtype=bool)) == (corner == 5)
+    mask[6:10] = False  # as if another had covered it
+    assert not below.leaves_room((slice(10, 20), slice(10, 20)), np.ones((10, 10), dtype=bool))
 
 
 def test_again_and_other_settings(folder, capsys):

@@ -16,7 +16,7 @@ EXAMPLES = """
 dynaconv detect digits data/digits
 dynaconv detect digits data/large --train 4000 --val 500 --size 320
 dynaconv detect check data/digits --picture digits.png
-dynaconv detect train --data data/digits --model resnet10t
+dynaconv detect train --data data/digits --model resnet10t --augment.flip 0      # mirrored digits are others
 """
 
 
