@@ -21,7 +21,7 @@ def test_eval_and_predict(tmp_path, capsys):
     classes = {"classes": [f"class {n}" for n in CATEGORIES], "category_ids": list(CATEGORIES)}
     save_checkpoint(best, detector, describe_detector(detector, asked, model, classes) | {"data": str(data)})
 
-    judging = ["--batch-size", "1", "--workers", "0", "--accelerator", "cpu", "--json"]
+    judging = ["--workers", "0", "--accelerator", "cpu", "--json"]
     assert main(["detect", "eval", str(best), *judging]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores == json.loads((tmp_path / "best-eval" / "scores.json").read_text())

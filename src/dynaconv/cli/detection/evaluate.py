@@ -35,6 +35,7 @@ def parser() -> Any:
         "--data", type=str | None, default=None, help="folder of the data; that of the training if not given"
     )
     flags.add_class_arguments(CocoLoaderConfig, "loader")
+    flags.set_defaults({"loader.batch_size": 1})
     flags.add_argument("--limit", type=int | None, default=None, help="judge only the first images, in whole batches")
     flags.add_argument(
         "--out",

@@ -44,7 +44,8 @@ def evaluate(
     Args:
         checkpoint: a saved detector, such as ``runs/<name>/<time>/best``.
         data: folder of a data set in COCO's format; the one it was trained on if None.
-        loader: files in the folder, batch size, workers.
+        loader: files in the folder, batch size, workers; COCO's files and one image at a time if None. In a larger
+            batch smaller images are padded, which changes what is found a little.
         out: folder for what :func:`write_scores` writes; None writes nothing.
         limit: judge only the first images, rounded up to whole batches.
         accelerator: Lightning's.
@@ -68,7 +69,7 @@ def evaluate(
         raise DynaconvError(
             f"{checkpoint} does not say what it was trained on; expected data, a folder in COCO's format"
         )
-    images = DetectionDataModule(data, loader, masks=masks)
+    images = DetectionDataModule(data, loader or CocoLoaderConfig(batch_size=1), masks=masks)
     images.setup("validate")
     if list(images.classes) != list(description["classes"]):
         known = description["classes"]
