@@ -20,7 +20,7 @@ EXAMPLES = """
 dynaconv detect models
 dynaconv detect models 'kw*' --detector mask_rcnn
 dynaconv detect models efficientnet_b0 --json
-dynaconv detect models --markdown > docs/results/detectors.md
+dynaconv detect models --markdown > docs/results/detectors.md   # docs/results/detectors.json likewise, with --json
 """
 
 
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     """Print the table."""
     values = parser().parse_args(list(arguments))
     from dynaconv.detection.models.counting import count_detector
-    from dynaconv.detection.models.page import HEADER, NAMES, NOTE, as_json, page, table_row
+    from dynaconv.detection.models.page import HEADER, NAMES, NOTES, as_json, page, table_row
 
     wanted = _wanted(values.pattern, [values.detector] if values.detector else list(NAMES))
     counts, refused = [], {}
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
             rows = [table_row(count) for count in counts if count.kind == kind]
             if rows:
                 print(f"{name}\n{format_table(HEADER, rows)}\n")
-        print(NOTE)
+        print("\n".join(NOTES))
 
 
 def _wanted(pattern: str | None, kinds: Sequence[Any]) -> list[tuple[Any, str]]:
