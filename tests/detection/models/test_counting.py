@@ -9,6 +9,7 @@ import pytest
 
 from dynaconv.cli.detection.models import run
 from dynaconv.detection.models.counting import count_detector
+from dynaconv.detection.models.page import as_json, table_row
 from dynaconv.detection.models.papers import PAPERS
 from dynaconv.errors import DynaconvError, UnknownModelError
 
@@ -80,6 +81,21 @@ def test_additions_that_papers_print():
         if paper.added_millions is not None and paper.backbone != "cond8x_resnet50":  # whose classifier is static there
             added = (WHOLE[paper.backbone] - WHOLE["resnet50"]) / 1e6
             assert added == pytest.approx(paper.added_millions, abs=0.051), paper
+
+
+def test_the_committed_page_is_what_the_command_writes():
+    results = DATA.parents[1] / "docs" / "results"
+    rows = json.loads((results / "detectors.json").read_text())
+    lines = (results / "detectors.md").read_text().splitlines()
+    for kind, backbone in [
+        ("faster_rcnn", "resnet50"),
+        ("mask_rcnn", "resnet50"),
+        ("mask_rcnn", "od4x_mobilenetv2_100"),
+    ]:
+        count = count_detector(kind, backbone)
+        assert as_json(count) in rows
+        assert f"| {' | '.join(table_row(count))} |" in lines
+    assert [(row["kind"], row["backbone"]) for row in rows] == list(dict.fromkeys((p.kind, p.backbone) for p in PAPERS))
 
 
 def test_command(capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 import dynaconv
 from dynaconv.detection import create_detector
 from dynaconv.errors import DynaconvError, UnknownModelError
+from dynaconv.training.engine.activation_checkpointing import checkpoint_activations
 from tests.detection.models.tiny import KW, METHODS, batch, settings, tiny_detector, train_step
 
 
@@ -100,8 +103,6 @@ def test_copies_and_pickles_run_on_their_own():
 
 
 def test_activations_may_be_computed_again():
-    from dynaconv.training.engine.activation_checkpointing import checkpoint_activations
-
     detector = tiny_detector(detector=settings(norms="eval"))
     again = copy.deepcopy(detector)
     checkpoint_activations(again.backbone.body)
@@ -120,6 +121,14 @@ def test_the_backbone_is_one_graph():
     compiled = torch.compile(backbone, backend="eager", fullgraph=True, dynamic=False)
     with torch.no_grad():
         torch.testing.assert_close(dict(compiled(images)), expected)
+
+
+def test_the_page_runs(capsys):
+    page = (Path(__file__).parents[3] / "docs" / "detection.md").read_text()
+    section = page.partition("## Backbones, parameters and multiply-adds")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() in code
 
 
 def test_errors():

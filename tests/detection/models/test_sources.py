@@ -11,6 +11,7 @@ from dynaconv.checkpoints.native import save_checkpoint
 from dynaconv.detection import DetectionRecipe, build_detector, create_detector, open_backbone
 from dynaconv.errors import CheckpointError, DynaconvError
 from tests.detection.models.tiny import KW, settings, tiny_detector
+from tests.golden import read_model, weights_from_names
 
 NORMALISATION = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
@@ -98,6 +99,31 @@ def test_static_weights_are_converted_as_they_are(tmp_path):
     detector, made = build_detector(recipe(path, method=config.to_dict()), 3)
     assert made == arguments(config)
     same_features(detector, network)
+
+
+def test_the_authors_own_weights(tmp_path):
+    """Of the MobileNetV2 at b = 1/2, whose classifier has a warehouse of its own."""
+    golden, path = read_model("kw1d2x_mobilenetv2_100"), tmp_path / "authors.pth"
+    state = weights_from_names(golden["keys"])
+    torch.save({"model": {name: tensor.float() for name, tensor in state.items()}}, path)
+    opened = open_backbone("kw1d2x_mobilenetv2_100", weights=str(path))
+    expected = dynaconv.load_reference_checkpoint(dynaconv.create_model("kw1d2x_mobilenetv2_100"), state)
+    torch.testing.assert_close(opened.network.state_dict(), expected.state_dict())
+    assert opened.arguments["num_classes"] == 1000
+
+
+def test_timm_brings_weights_and_normalisation(monkeypatch):
+    asked, create_model = [], dynaconv.create_model
+
+    def offline(name, pretrained=False, **options):
+        asked.append(pretrained)
+        return create_model(name, **options)
+
+    monkeypatch.setattr(dynaconv, "create_model", offline)
+    opened = open_backbone("test_resnet", weights="timm")
+    assert asked == [True]
+    assert (opened.mean, opened.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert opened.arguments == arguments(None, num_classes=1000)
 
 
 def test_what_does_not_fit_is_told(checkpoint, tmp_path):
