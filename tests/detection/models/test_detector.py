@@ -21,14 +21,15 @@ from tests.detection.models.tiny import KW, METHODS, batch, settings, tiny_detec
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_whole_and_loads_strictly(method):
-    detector = tiny_detector(config=METHODS[method])
+    arguments = {"config": METHODS[method], "where": None if method in ("static", "se", "cbam", "eca") else "layer4.*"}
+    detector = tiny_detector(**arguments)
     losses = train_step(detector, 2)
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert set(losses) >= {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
     # What has no gradient would stop training on several processes.
     assert [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
     assert [name for name, p in detector.named_parameters() if not p.requires_grad] == []
-    tiny_detector(config=METHODS[method]).load_state_dict(detector.state_dict(), strict=True)
+    tiny_detector(**arguments).load_state_dict(detector.state_dict(), strict=True)
 
 
 @pytest.mark.parametrize("model", ["test_convnext", "test_efficientnet", "test_byobnet"])
@@ -115,7 +116,7 @@ def test_activations_may_be_computed_again():
 
 
 def test_the_backbone_is_one_graph():
-    backbone = tiny_detector(config=KW).eval().backbone
+    backbone = tiny_detector(config=KW, where="layer4.*").eval().backbone
     images = torch.rand(1, 3, 64, 96)
     expected = {name: map.detach() for name, map in backbone(images).items()}
     compiled = torch.compile(backbone, backend="eager", fullgraph=True, dynamic=False)
