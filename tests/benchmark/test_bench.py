@@ -22,6 +22,8 @@ from dynaconv.benchmark.table import markdown, memory_table, notes, time_table
 from dynaconv.errors import DynaconvError, UnknownModelError
 from dynaconv.models import get_preset
 
+pytestmark = pytest.mark.xdist_group("bench")
+
 MACHINE = {"madds_per_second": 1e11, "read_bytes_per_second": 2e10, "by_product": {"conv": 1e11}}
 SMALL = {"image_size": 32, "rounds": 2, "inference_batches": (1, 3), "training_batches": (2,)}
 FAST = ("se_mobilenetv2_050", "od1x_mobilenetv2_050")

@@ -16,6 +16,8 @@ from dynaconv.errors import LostWarehouseError, NothingSelectedError, PlanError,
 from dynaconv.nn import Warehouses
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
 
+pytestmark = pytest.mark.xdist_group("convert")
+
 TIMM = [
     "resnet18",
     "resnet50",

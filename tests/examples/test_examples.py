@@ -14,6 +14,8 @@ import torch
 
 from tests.forked import run_together
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 # Example -> packages it needs, flags for a quick run, and what it says at its end.

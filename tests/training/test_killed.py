@@ -20,7 +20,7 @@ from tests.training.crashes import FAULTS, call, train
 from tests.training.likeness import run_differences
 from tests.training.tiny import BACKBONE, tiny_recipe
 
-pytestmark = pytest.mark.xdist_group("killed")
+pytestmark = pytest.mark.xdist_group("processes")
 
 KILLS = 10
 RECIPE = tiny_recipe(

@@ -82,6 +82,7 @@ def test_a_run_at_its_end_just_ends(whole, tmp_path):
     assert run_differences(whole, tmp_path) == []
 
 
+@pytest.mark.xdist_group("processes")
 def test_a_second_signal_ends_the_process(tmp_path):
     assert finish(start(insist, recipe().to_dict(), tmp_path)) == -signal.SIGTERM
 
