@@ -10,7 +10,7 @@ from typing import Any
 
 from dynaconv.detection.data.annotations import CocoAnnotations
 from dynaconv.detection.data.images import size_differs
-from dynaconv.detection.data.masks import to_rle
+from dynaconv.detection.data.masks import Segmentation, to_rle
 from dynaconv.errors import ImageError, require
 from dynaconv.training.data.folder import files_below
 from dynaconv.training.data.images import ENDINGS, image_size, load_image
@@ -80,7 +80,7 @@ def check_masks(annotations: CocoAnnotations, advance: Callable[[], None]) -> No
         x, y, w, h = coco.toBbox(rle).tolist()
         if not w or not h:
             annotations.report.note("mask_empty", entry["id"], image["file_name"])
-        elif not _fits(entry["bbox"], (x, y, w, h)):
+        elif not _fits(entry["bbox"], (x, y, w, h)) and not _fits(entry["bbox"], _extent(entry["segmentation"])):
             detail = f"{image['file_name']}: box {entry['bbox']}, mask's {[x, y, w, h]}"
             annotations.report.note("mask_box", entry["id"], detail)
         advance()
@@ -100,6 +100,14 @@ def summarise(annotations: CocoAnnotations) -> dict[str, Any]:
         "sizes": {name: sizes[name] for name in SIZES},
         "classes": {name: classes[key] for key, name in names.items()},
     }
+
+
+def _extent(segmentation: Segmentation) -> tuple[float, float, float, float]:
+    """The box of polygons' points, where a thin tip covers no pixel; of run lengths nothing."""
+    if isinstance(segmentation, dict):
+        return 0, 0, 0, 0
+    xs, ys = ([value for polygon in segmentation for value in polygon[axis::2]] for axis in (0, 1))
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
 def _fits(box: Sequence[float], other: Sequence[float]) -> bool:
