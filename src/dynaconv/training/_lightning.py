@@ -41,6 +41,7 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*available but not used.*")
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # what stands still
         # Lightning 2.6 asks torch 2.14's trees in a way they call old.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         yield
