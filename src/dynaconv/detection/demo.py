@@ -14,7 +14,7 @@ from typing import Any
 from dynaconv.analysis.environment import command_line, environment
 from dynaconv.config import KernelWarehouseConfig
 from dynaconv.detection.checkpoints import load_detector
-from dynaconv.detection.config import CocoLoaderConfig, DetectionRecipe, DetectorConfig
+from dynaconv.detection.config import CocoLoaderConfig, DetectionAugmentConfig, DetectionRecipe, DetectorConfig
 from dynaconv.detection.data.annotations import read_annotations
 from dynaconv.detection.data.datamodule import split_paths
 from dynaconv.detection.data.digits import DigitsConfig, make_digits
@@ -111,6 +111,7 @@ def demo_recipe(twin: Twin, config: DemoConfig, data: Path) -> DetectionRecipe:
         ),
         data=str(data),
         loader=CocoLoaderConfig(batch_size=4, workers=0),
+        augment=DetectionAugmentConfig(flip=0.0),  # digits have a hand
         optimizer=OptimizerConfig(lr=2e-3, clip_norm=10.0),
         schedule=ScheduleConfig(epochs=config.epochs, kind="cosine", warmup_epochs=min(1, config.epochs / 2)),
         run=RunConfig(seed=config.seed),
