@@ -79,7 +79,9 @@ class CocoLoaderConfig:
     """Where images and annotations lie, and how they are batched. Paths are relative to the data's folder.
 
     Args:
-        batch_size: images per iteration and device.
+        batch_size: images per iteration and device, in training.
+        val_batch_size: the same in validation. Smaller images are padded to the largest of a batch, which changes a
+            little what is found: figures are comparable at 1.
         workers: processes that decode images.
         train_images: folder of the training images.
         train_annotations: COCO's JSON file of them.
@@ -93,6 +95,7 @@ class CocoLoaderConfig:
     """
 
     batch_size: int = 2
+    val_batch_size: int = 1
     workers: int = 2
     train_images: str = "train2017"
     train_annotations: str = "annotations/instances_train2017.json"
@@ -105,7 +108,8 @@ class CocoLoaderConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "loader")
-        _require(self.batch_size > 0, "loader.batch_size", self.batch_size, "at least 1")
+        for name in ("batch_size", "val_batch_size"):
+            _require(getattr(self, name) > 0, f"loader.{name}", getattr(self, name), "at least 1")
         _require(self.workers >= 0, "loader.workers", self.workers, "at least 0")
         _require(self.limit is None or self.limit > 0, "loader.limit", self.limit, "at least 1 image")
         _require(0 <= self.max_bad <= 1, "loader.max_bad", self.max_bad, "a share, 0 to 1")

@@ -19,7 +19,9 @@ from tests.detection.data.coco_sets import make_content, write_json, write_set
 
 
 def opened(root, masks=True, seed=0, stage=None, flip=0.5, **options) -> DetectionDataModule:
-    loader = CocoLoaderConfig(**{"batch_size": 3, "workers": 0, "empty_images": True, "max_bad": 0.5, **options})
+    loader = CocoLoaderConfig(
+        **{"batch_size": 3, "val_batch_size": 3, "workers": 0, "empty_images": True, "max_bad": 0.5, **options}
+    )
     module = DetectionDataModule(str(root), loader, DetectionAugmentConfig(flip=flip), masks=masks, seed=seed)
     module.setup(stage)
     return module

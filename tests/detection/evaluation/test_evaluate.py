@@ -20,7 +20,7 @@ from tests.detection.evaluation.test_scorer import scored
 from tests.detection.stand_in import Knowing
 from tests.forked import run_together
 
-LOADER = CocoLoaderConfig(batch_size=3, workers=0, max_bad=1)
+LOADER = CocoLoaderConfig(val_batch_size=3, workers=0, max_bad=1)
 NAMES = [f"class {number}" for number in CATEGORIES]
 
 

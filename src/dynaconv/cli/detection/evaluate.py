@@ -9,7 +9,7 @@ from typing import Any
 
 from dynaconv.analysis.files import free_folder
 from dynaconv.checkpoints.description import base_path
-from dynaconv.cli.options import SHORT, expand_short, make_parser, on_terminal, quiet_logs
+from dynaconv.cli.options import expand_short, make_parser, on_terminal, quiet_logs
 from dynaconv.detection.config import CocoLoaderConfig
 from dynaconv.errors import DynaconvError
 
@@ -35,7 +35,6 @@ def parser() -> Any:
         "--data", type=str | None, default=None, help="folder of the data; that of the training if not given"
     )
     flags.add_class_arguments(CocoLoaderConfig, "loader")
-    flags.set_defaults({"loader.batch_size": 1})
     flags.add_argument("--limit", type=int | None, default=None, help="judge only the first images, in whole batches")
     flags.add_argument(
         "--out",
@@ -54,7 +53,7 @@ def parser() -> Any:
 
 def run(arguments: Sequence[str]) -> None:
     """Print the scores, and say where the files are."""
-    short = {flag: name for flag, name in SHORT.items() if name in ("--loader.batch_size", "--loader.workers")}
+    short = {"--batch-size": "--loader.val_batch_size", "--workers": "--loader.workers"}
     values = parser().parse_args(expand_short(arguments, short)).as_dict()
     if (values["results"] is None) == (values["checkpoint"] is None) or (values["results"] is None) != (
         values["truth"] is None

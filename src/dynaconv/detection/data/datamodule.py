@@ -137,7 +137,8 @@ class DetectionDataModule(LightningDataModule):
         }
         if training and self.loader.group_shapes:
             return ShapeBatches(images.wide, self.loader.batch_size, **options)
-        return EpochBatches(len(images), self.loader.batch_size, **options)
+        size = self.loader.batch_size if training else self.loader.val_batch_size
+        return EpochBatches(len(images), size, **options)
 
     def _loader(self, images: CocoImages, *, training: bool) -> ResumableLoader:
         batches, workers = self._batches(images, training=training), self.loader.workers

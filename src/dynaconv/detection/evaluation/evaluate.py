@@ -44,8 +44,7 @@ def evaluate(
     Args:
         checkpoint: a saved detector, such as ``runs/<name>/<time>/best``.
         data: folder of a data set in COCO's format; the one it was trained on if None.
-        loader: files in the folder, batch size, workers; COCO's files and one image at a time if None. In a larger
-            batch smaller images are padded, which changes what is found a little.
+        loader: files in the folder, ``val_batch_size``, workers; COCO's files and one image at a time if None.
         out: folder for what :func:`write_scores` writes; None writes nothing.
         limit: judge only the first images, rounded up to whole batches.
         accelerator: Lightning's.
@@ -69,7 +68,7 @@ def evaluate(
         raise DynaconvError(
             f"{checkpoint} does not say what it was trained on; expected data, a folder in COCO's format"
         )
-    images = DetectionDataModule(data, loader or CocoLoaderConfig(batch_size=1), masks=masks)
+    images = DetectionDataModule(data, loader, masks=masks)
     images.setup("validate")
     if list(images.classes) != list(description["classes"]):
         known = description["classes"]
@@ -126,7 +125,7 @@ def judge(
                 accelerator=accelerator,
                 precision=precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
                 devices=1,
-                limit_val_batches=None if limit is None else -(-limit // images.loader.batch_size),
+                limit_val_batches=None if limit is None else -(-limit // images.loader.val_batch_size),
                 logger=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,
