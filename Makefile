@@ -4,10 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 EXAMPLES := .venv-examples
 
-.PHONY: help demo test examples check format bench clean
+.PHONY: help demo detect test examples check format bench clean
 
 help:
 	@echo "make demo    set up, then train a static and two KernelWarehouse networks on embedded images"
+	@echo "make detect  set up, then make a small data set in COCO's format, train two Mask R-CNNs on it, judge and draw"
 	@echo "make test    set up, then run all tests"
 	@echo "make examples  set up .venv-examples, then run every example on its package (ultralytics is AGPL-3.0)"
 	@echo "make check   set up, then format, lint, types and import layers"
@@ -24,6 +25,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/dynaconv demo
+
+detect: $(STAMP)
+	$(BIN)/dynaconv detect demo
 
 # One thread a process: the networks are tiny, and more would only wait for each other. Tests of a group share what they
 # start from, so one worker takes them all.
@@ -55,4 +59,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/orders.py
 
 clean:
-	rm -rf .venv $(EXAMPLES) demo runs compare bench .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(EXAMPLES) demo detect-demo runs compare bench .pytest_cache .ruff_cache .hypothesis

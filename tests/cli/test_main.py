@@ -3,19 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 
 import pytest
 
 from dynaconv._version import __version__
 from dynaconv.cli.detect import COMMANDS as DETECT_COMMANDS
 from dynaconv.cli.main import COMMANDS, main
-
-# Commands of detect that have their file.
-DETECT = [
-    name for name in DETECT_COMMANDS if find_spec(f"dynaconv.cli.detection.{'evaluate' if name == 'eval' else name}")
-]
-
 
 def test_version(capsys):
     assert main(["--version"]) == 0
@@ -48,7 +41,7 @@ def exit_code(arguments):
         return stop.code
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *(f"detect {name}" for name in DETECT)])
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"detect {name}" for name in DETECT_COMMANDS)])
 def test_help_of_every_command_has_examples(command, capsys):
     assert exit_code([*command.split(), "--help"]) == 0
     text = capsys.readouterr().out

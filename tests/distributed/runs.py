@@ -41,6 +41,7 @@ def run(folder: Path) -> None:
     for command in (
         ["train", "--config", str(folder / "fresh.yaml"), "--out", str(folder), "--name", "fresh"],
         ["train", "--resume", str(folder / "interrupted")],
+        ["detect", "train", "--config", str(folder / "shapes.yaml"), "--out", str(folder), "--name", "shapes"],
     ):
         assert main(command) == 0
     fit(load_recipe(folder / "tuned.yaml"), folder / "tuned", callbacks=(KeepStart(folder),))

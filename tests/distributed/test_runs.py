@@ -7,11 +7,13 @@ import dataclasses
 import pytest
 import torch
 
+from dynaconv.detection import CocoLoaderConfig, DetectionRecipe, evaluate
 from dynaconv.training import AugmentConfig, LoaderConfig, OptimizerConfig, Recipe, RunConfig, ScheduleConfig, fit
 from dynaconv.training.config import TuneConfig
 from dynaconv.training.runs.fitting import save_recipe
 from dynaconv.training.runs.history import read_csv
 from dynaconv.training.runs.sealed import read_sealed
+from tests.detection.shapes import make_shapes, shapes_loader, shapes_recipe
 from tests.distributed.processes import free_port, run_python
 from tests.training.test_resume import Interrupted, Trace
 from tests.training.tiny import BACKBONE, BATCH, IMAGES, METHOD, static_recipe, tiny_recipe
@@ -51,6 +53,16 @@ def trained(tmp_path_factory):
     )
 
 
+def detection(folder) -> DetectionRecipe:
+    """A detector on two processes with a batch of one image each; its images come three times, and one is empty."""
+    return shapes_recipe(
+        make_shapes(folder / "data", repeats=3, empty=1),
+        loader=shapes_loader(batch_size=1, empty_images=True),
+        schedule=ScheduleConfig(epochs=1),
+        run=RunConfig(accelerator="cpu", devices=2, strategy="ddp", sync_batchnorm=True),
+    )
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, trained):
     """Folder of the runs of two processes, what they printed, and the result of one process."""
@@ -61,6 +73,7 @@ def runs(tmp_path_factory, trained):
     save_recipe(on(2, tiny_recipe()), folder / "interrupted" / "config.yaml")
     save_recipe(on(2, tiny_recipe()), folder / "fresh.yaml")
     save_recipe(on(2, trained), folder / "tuned.yaml")
+    save_recipe(detection(folder), folder / "shapes.yaml")
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", free_port())
     text = run_python(*torchrun, "-m", "tests.distributed.runs", folder)
     return folder, text, expected
@@ -90,8 +103,9 @@ def test_two_processes_are_one(runs, name):
 def test_one_process_speaks_and_one_folder_is_made(runs):
     folder, text, expected = runs
     (made,) = (folder / "fresh").iterdir()
-    assert text.count("everything goes to") == 1
+    assert text.count("everything goes to") == 2  # of this run, and of the detector's
     assert f"everything goes to {made}" in text
+    assert "sync_dist" not in text
     for line in ("epoch 1/2", "epoch 2/2", "best validation accuracy"):
         assert text.count(line) == {"epoch 1/2": 1, "epoch 2/2": 2, "best validation accuracy": 2}[line]
     assert {path.name for path in made.iterdir()} == {path.name for path in expected.run_dir.iterdir()}
@@ -107,3 +121,14 @@ def test_fine_tuning_starts_equal_everywhere(runs):
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(runs):
     assert read_sealed(runs[0] / "stopped" / "last.ckpt")["global_step"] == 2
+
+
+def test_two_processes_train_a_detector_and_judge_every_image(runs):
+    (made,) = (runs[0] / "shapes").iterdir()
+    (row,) = read_csv(made / "metrics.csv")
+    assert row["step"] == 4  # seven images, one of them twice
+    loader = CocoLoaderConfig(workers=0, val_images="images", val_annotations="val.json")
+    scores = evaluate(made / "best", loader=loader, accelerator="cpu")
+    assert scores.images == 2
+    for name in ("box_ap", "box_ap50", "mask_ap"):
+        assert row[f"val_{name}"] == pytest.approx(getattr(scores, name), abs=1e-6)

@@ -83,7 +83,7 @@ class DetectionModule(TrainedModule):
         scores = self.trainer.strategy.broadcast(scores)
         assert scores is not None  # the first process has them
         for name, value in scores.items():
-            self.log(name, value, prog_bar=name in ("val_box_ap", "val_mask_ap"), rank_zero_only=False)
+            self.log(name, value, prog_bar=name in ("val_box_ap", "val_mask_ap"), sync_dist=True)
 
     def _part(self, loss: str) -> Metric:
         return cast(Metric, self.part_losses[loss])
