@@ -10,6 +10,7 @@ from dynaconv._version import __version__
 from dynaconv.cli.detect import COMMANDS as DETECT_COMMANDS
 from dynaconv.cli.main import COMMANDS, main
 
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"dynaconv {__version__}\n"

@@ -42,6 +42,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*available but not used.*")
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # what stands still
+        # Said of what every process judges by itself; what is judged together is summed over all.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         # Lightning 2.6 asks torch 2.14's trees in a way they call old.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         yield
