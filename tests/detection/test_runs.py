@@ -137,7 +137,7 @@ def test_training_sizes_are_not_those_of_judging(shapes, tmp_path):
 
     recipe = shapes_recipe(shapes, augment=DetectionAugmentConfig(sizes=(48, 96)), schedule=ScheduleConfig(epochs=1))
     fit(recipe, tmp_path / "run", callbacks=(Watch(),))
-    assert sizes == [(48, 96)] * 3 + [(64,)]
+    assert sizes == [(48, 96)] * 3 + [(64,)] * 2
 
 
 def test_the_temperature_of_a_trained_backbone_is_at_its_end(tmp_path, shapes):
