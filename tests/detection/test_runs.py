@@ -20,6 +20,7 @@ from dynaconv.errors import CheckpointError, DynaconvError
 from dynaconv.training import EmaConfig, RunConfig, ScheduleConfig
 from dynaconv.training._lightning import Callback
 from tests.detection.shapes import TINY, TINY_BACKBONE, make_shapes, shapes_loader, shapes_recipe
+from tests.training import test_resume
 from tests.training.likeness import differences, run_differences
 
 pytestmark = pytest.mark.xdist_group("detection")
@@ -41,19 +42,8 @@ def learned(tmp_path_factory):
     return fit(shapes_recipe(data, schedule=schedule, detector=detector), folder / "run")
 
 
-class Interrupted(Exception):
-    pass
-
-
-class Trace(Callback):
-    """Notes what iterations depend on; interrupts the run before a given one."""
-
-    def __init__(self, stop: tuple[int, int] | None = None):
-        self.seen, self.stop = [], stop
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if (trainer.current_epoch, batch_idx) == self.stop:
-            raise Interrupted
+class Trace(test_resume.Trace):
+    """Notes what iterations of a detector depend on; interrupts the run before a given one."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         images = [target["image_id"] for target in batch[1]]
@@ -101,7 +91,7 @@ def test_resumed_equals_uninterrupted(tmp_path, shapes, every):
     )
     whole, before, after = Trace(), Trace((1, 2)), Trace()
     expected = fit(recipe, tmp_path / "whole", callbacks=(whole,))
-    with pytest.raises(Interrupted):
+    with pytest.raises(test_resume.Interrupted):
         fit(recipe, tmp_path / "broken", callbacks=(before,))
     result = resume(tmp_path / "broken", callbacks=(after,))
     assert after.seen[0][:2] == ((1, 0) if every is None else (1, 2))

@@ -11,10 +11,11 @@ from torch import nn
 
 from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError
-from dynaconv.training._lightning import Trainer, quiet_lightning
+from dynaconv.training._lightning import quiet_lightning
 from dynaconv.training.config import LoaderConfig, Recipe, RunConfig
 from dynaconv.training.data.datamodule import ImageDataModule
 from dynaconv.training.engine.module import ClassificationModule
+from dynaconv.training.engine.trainer import make_judge
 
 _logger = logging.getLogger(__name__)
 
@@ -86,21 +87,7 @@ def validate(
     run = run or RunConfig()
     module = ClassificationModule(model, Recipe(run=run), len(images.classes))
     with quiet_lightning():
-        try:
-            trainer = Trainer(
-                accelerator=run.accelerator,
-                precision=run.precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
-                devices=1,
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                enable_progress_bar=progress_bar,
-                use_distributed_sampler=False,
-            )
-        except Exception as error:  # Lightning's MisconfigurationException is nothing more special
-            raise DynaconvError(
-                f"Lightning's Trainer refuses accelerator={run.accelerator!r}, precision={run.precision!r}: {error}"
-            ) from error
+        trainer = make_judge(run.accelerator, run.precision, progress_bar)
         metrics = trainer.validate(module, datamodule=images, verbose=False)[0]
     ledger = images.ledgers.get("val_unreadable")
     unreadable = 0 if ledger is None else len(ledger.faults)

@@ -20,7 +20,8 @@ from dynaconv.detection.evaluation.scorer import CocoScorer
 from dynaconv.detection.evaluation.scores import DetectionScores
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
-from dynaconv.training._lightning import LightningModule, Trainer, quiet_lightning
+from dynaconv.training._lightning import LightningModule, quiet_lightning
+from dynaconv.training.engine.trainer import make_judge
 
 _logger = logging.getLogger(__name__)
 
@@ -120,22 +121,8 @@ def judge(
     """
     scorer = CocoScorer(images.val_truth, images.category_ids, masks=masks)
     with quiet_lightning():
-        try:
-            trainer = Trainer(
-                accelerator=accelerator,
-                precision=precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
-                devices=1,
-                limit_val_batches=None if limit is None else -(-limit // images.loader.val_batch_size),
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                enable_progress_bar=progress_bar,
-                use_distributed_sampler=False,
-            )
-        except Exception as error:  # Lightning's MisconfigurationException is nothing more special
-            raise DynaconvError(
-                f"Lightning's Trainer refuses accelerator={accelerator!r}, precision={precision!r}: {error}"
-            ) from error
+        batches = None if limit is None else -(-limit // images.loader.val_batch_size)
+        trainer = make_judge(accelerator, precision, progress_bar, batches)
         trainer.validate(_Judged(detector, scorer), datamodule=images, verbose=False)
     return scorer
 

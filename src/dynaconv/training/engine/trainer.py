@@ -73,6 +73,36 @@ def make_trainer(
     return trainer
 
 
+def make_judge(accelerator: str, precision: str, progress_bar: bool, limit: int | float | None = None) -> Trainer:
+    """A Trainer that judges a network on one device, and writes nothing.
+
+    Args:
+        accelerator: Lightning's.
+        precision: Lightning's.
+        progress_bar: show Lightning's.
+        limit: validation batches to judge; all if None.
+
+    Raises:
+        DynaconvError: if Lightning refuses accelerator or precision.
+    """
+    try:
+        return Trainer(
+            accelerator=accelerator,
+            precision=precision,  # pyright: ignore[reportArgumentType]  (Lightning checks it)
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress_bar,
+            use_distributed_sampler=False,
+            limit_val_batches=limit,
+        )
+    except Exception as error:  # Lightning's MisconfigurationException is nothing more special
+        raise DynaconvError(
+            f"Lightning's Trainer refuses accelerator={accelerator!r}, precision={precision!r}: {error}"
+        ) from error
+
+
 def _strategy(name: str) -> str | Strategy:
     """Lightning's strategy of that name; its own "fsdp" is FSDP1, which neither takes CPUs nor shares parameters."""
     return ModelParallelStrategy(save_distributed_checkpoint=False) if name == FULLY_SHARDED else name
