@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -12,11 +13,20 @@ import torch
 import dynaconv
 from dynaconv.checkpoints.native import load_checkpoint, save_checkpoint
 from dynaconv.cli.main import main
-from dynaconv.detection import DetectionAugmentConfig, DetectionRecipe, DetectorConfig, fit, load_detector, resume
+from dynaconv.detection import (
+    CocoLoaderConfig,
+    DetectionAugmentConfig,
+    DetectionRecipe,
+    DetectorConfig,
+    evaluate,
+    fit,
+    load_detector,
+    resume,
+)
 from dynaconv.detection.data.datamodule import DetectionDataModule
 from dynaconv.detection.evaluation.scorer import CocoScorer
 from dynaconv.detection.runs import COLUMNS, begin, settled
-from dynaconv.errors import CheckpointError, DynaconvError
+from dynaconv.errors import CheckpointError, DynaconvError, RunWarning
 from dynaconv.training import EmaConfig, RunConfig, ScheduleConfig
 from dynaconv.training._lightning import Callback
 from tests.detection.shapes import TINY, TINY_BACKBONE, make_shapes, shapes_loader, shapes_recipe
@@ -39,7 +49,9 @@ def learned(tmp_path_factory):
     schedule = ScheduleConfig(epochs=7, kind="cosine", warmup_epochs=0.5, temperature_epochs=2)
     # Norms stand still: statistics of two images are not those that the detector is judged with.
     detector = dataclasses.replace(TINY, norms="eval")
-    return fit(shapes_recipe(data, schedule=schedule, detector=detector), folder / "run")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        return fit(shapes_recipe(data, schedule=schedule, detector=detector), folder / "run")
 
 
 class Trace(test_resume.Trace):
@@ -205,3 +217,47 @@ def test_settings_outside_their_domain():
     with pytest.raises(DynaconvError, match="ddp or auto for detectors"):
         DetectionRecipe(run=RunConfig(strategy="fsdp"))
     assert DetectionRecipe.from_dict(DetectionRecipe().to_dict()) == DetectionRecipe()
+
+
+def test_a_run_goes_on_without_the_weights_it_began_with(tmp_path, shapes):
+    network = dynaconv.create_model("resnet10t", num_classes=5, **TINY_BACKBONE)
+    weights = tmp_path / "trained.pth"
+    torch.save(network.state_dict(), weights)
+    detector = dataclasses.replace(TINY, weights=str(weights))
+    recipe = shapes_recipe(shapes, method=None, detector=detector)
+    with pytest.raises(test_resume.Interrupted):
+        fit(recipe, tmp_path / "run", callbacks=(Trace((1, 1)),))
+    weights.unlink()
+    assert [row["epoch"] for row in resume(tmp_path / "run").rows] == [1, 2]
+
+
+def test_what_stands_still_from_a_random_start_is_told(shapes):
+    still = dataclasses.replace(TINY, norms="eval", freeze_stages=1)
+    with pytest.warns(RunWarning, match=r"freeze_stages=1, detector\.norms='eval' keep as it is"):
+        begin(shapes_recipe(shapes, detector=still, method=None), None)
+
+
+def test_activations_are_computed_again_and_nothing_changes(tmp_path, shapes):
+    schedule = ScheduleConfig(epochs=1)
+    runs = [RunConfig(accelerator="cpu"), RunConfig(accelerator="cpu", checkpoint_activations=True)]
+    usual, again = (
+        fit(shapes_recipe(shapes, schedule=schedule, run=run), tmp_path / str(number)).rows[0]
+        for number, run in enumerate(runs)
+    )
+    for name in ("train_loss", "train_loss_mask"):
+        assert again[name] == pytest.approx(usual[name], rel=1e-4)
+
+
+def test_places_are_exact_in_mixed_precision(learned):
+    detector, _ = load_detector(learned.best)
+    seen = []
+    detector.roi_heads.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs[1]))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = detector([torch.rand(3, 64, 80)])[0]
+    assert [boxes.dtype for boxes in (*seen, found["boxes"])] == [torch.float32] * 2
+
+
+def test_saved_detectors_know_where_their_images_lie(learned):
+    scores = evaluate(learned.best, loader=CocoLoaderConfig(workers=0), accelerator="cpu")
+    assert scores.images == 2
+    assert scores.box_ap == pytest.approx(learned.best_score, abs=1e-6)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Sequence
 
-from dynaconv.errors import DynaconvError
+from dynaconv.errors import DynaconvError, PlanWarning
 
 COMMANDS = {
     "train": "train Faster R-CNN or Mask R-CNN on any backbone, on data in COCO's format",
@@ -44,4 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     if given[0] not in COMMANDS:
         raise DynaconvError(f"no command '{given[0]}'; expected one of {', '.join(COMMANDS)}")
     name = "evaluate" if given[0] == "eval" else given[0]
-    return importlib.import_module(f"dynaconv.cli.detection.{name}").run(given[1:]) or 0
+    with warnings.catch_warnings():
+        if given[0] != "train":  # said when it was trained
+            warnings.simplefilter("ignore", PlanWarning)
+        return importlib.import_module(f"dynaconv.cli.detection.{name}").run(given[1:]) or 0

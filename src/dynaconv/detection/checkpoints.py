@@ -55,11 +55,19 @@ def load_detector(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         CheckpointError: if files are missing or damaged, or hold no detector.
     """
-    return load_checkpoint(path, make=_make)
+    return load_checkpoint(path, make=rebuild)
 
 
-def _make(description: Mapping[str, Any], path: str | Path) -> nn.Module:
-    """The detector that a description describes, without its weights."""
+def rebuild(description: Mapping[str, Any], path: str | Path) -> nn.Module:
+    """The detector that a description describes, without its weights.
+
+    Args:
+        description: of :func:`describe_detector`.
+        path: what errors name.
+
+    Raises:
+        CheckpointError: if it describes none.
+    """
     if not isinstance(description.get("detector"), Mapping):
         raise CheckpointError(
             f"{path} holds a classification network, no detector; expected what `dynaconv detect train` saved. To "

@@ -74,6 +74,10 @@ class DetectorConfig:
         return self.kind == "mask_rcnn"
 
 
+VALIDATION_FILES = ("val_images", "val_annotations")
+"""Fields that say where a data set's validation images lie; saved detectors know them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CocoLoaderConfig:
     """Where images and annotations lie, and how they are batched. Paths are relative to the data's folder.
@@ -122,7 +126,7 @@ class DetectionAugmentConfig:
     Args:
         flip: probability of a horizontal flip.
         crop: probability that an image is resized to a shorter side of 400, 500 or 600 pixels, and then cut to a random
-            window of 384 to 600 pixels a side (DETR's augmentation, arXiv 2005.12872, appendix A.4).
+            window of 384 to 600 pixels a side (after DETR, arXiv 2005.12872).
         sizes: shorter sides in pixels, one of which is drawn for every training image (multi-scale); empty for
             detector.image_size alone.
     """

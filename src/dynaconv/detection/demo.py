@@ -6,6 +6,7 @@ A quarter of ResNet18's width and narrow heads, so that two cores train it in mi
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ from dynaconv.detection.data.datamodule import split_paths
 from dynaconv.detection.data.digits import DigitsConfig, make_digits
 from dynaconv.detection.data.images import CocoImages
 from dynaconv.detection.drawing import contact_sheet, draw_detections
-from dynaconv.detection.evaluation.evaluate import evaluate
+from dynaconv.detection.evaluation.evaluate import SCORES_FILE, evaluate
 from dynaconv.detection.evaluation.scores import DetectionScores
 from dynaconv.detection.prediction import find_objects
-from dynaconv.detection.runs import fit_or_resume
+from dynaconv.detection.runs import DETECTION, fit_or_resume
 from dynaconv.files import replacing, write_text
 from dynaconv.training.config import OptimizerConfig, RunConfig, ScheduleConfig
 from dynaconv.training.runs.curves import save_curves
@@ -36,7 +37,8 @@ PICTURES = 6
 """Validation images on the sheet of the demonstration."""
 SCORE = 0.5
 """Detections below are not drawn."""
-PANELS = {"train_loss": "training loss", "val_box_ap": "AP of boxes", "val_mask_ap": "AP of masks"}
+LARGER, ABREAST = 2, 2
+"""Drawings are so many times as large as the images, and so many images stand side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +165,12 @@ def run_demo(
             demo_recipe(twin, config, data), out / twin.folder, report=report, progress_bar=progress_bar
         )
         judged = out / twin.folder / "scores"
-        fresh = None if (judged / "scores.json").exists() else judged
+        fresh = None if (judged / SCORES_FILE).exists() else judged
+        if fresh is not None:  # half written
+            shutil.rmtree(fresh, ignore_errors=True)
         runs.append((twin, fitted, evaluate(fitted.best, out=fresh, progress_bar=progress_bar)))
     start("pictures")
-    curves = save_curves({twin.label: fitted.rows for twin, fitted, _ in runs}, out / "curves.png", PANELS)
+    curves = save_curves({twin.label: fitted.rows for twin, fitted, _ in runs}, out / "curves.png", DETECTION.panels)
     pictures = _draw(out, [(twin.label, fitted.best) for twin, fitted, _ in runs], data)
     return DemoResult(tuple(runs), curves, pictures, _summarise(out / "demo.json", config, runs))
 
@@ -186,19 +190,21 @@ def _draw(out: Path, detectors: list[tuple[str, Path]], data: Path) -> Path:
             classes=description["classes"],
             category_ids=description["category_ids"],
             score=SCORE,
+            scale=LARGER,
         )
         columns.append([picture for _, picture in found])
         titles.append(label)
     rows = [picture for row in zip(*columns, strict=True) for picture in row]
     path = out / "pictures.png"
     with replacing(path) as temporary:
-        contact_sheet(rows, len(columns), titles * len(some)).save(temporary, format="PNG")
+        contact_sheet(rows, ABREAST * len(columns), titles * len(some)).save(temporary, format="PNG")
     return path
 
 
 def _truth(image: Any, target: dict[str, Any], classes: tuple[str, ...]) -> Any:
     """An image with the objects that are to be found."""
-    return draw_detections(image, target["boxes"], target["labels"].tolist(), None, target["masks"], classes)
+    labels = target["labels"].tolist()
+    return draw_detections(image, target["boxes"], labels, None, target["masks"], classes, scale=LARGER)
 
 
 def _summarise(path: Path, config: DemoConfig, runs: list[tuple[Twin, FitResult, DetectionScores]]) -> Path:

@@ -48,6 +48,11 @@ class DetectionModule(TrainedModule):
         return {**super().train_metrics, **{f"train_{name}": self._part(name) for name in self.part_losses}}
 
     @property
+    def recomputed(self) -> nn.Module:
+        """The network that the backbone is."""
+        return self.model.get_submodule("backbone.body")
+
+    @property
     def compiled(self) -> nn.Module:
         """The backbone: what follows has another shape with every image."""
         return self.model.get_submodule("backbone")

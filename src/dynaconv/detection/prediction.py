@@ -114,7 +114,7 @@ def predict(
     except (RuntimeError, AssertionError) as error:
         raise DynaconvError(f"device {device!r} can not be used here: {error}; cpu always can") from error
     heads: Any = detector.roi_heads
-    heads.score_thresh = max(heads.score_thresh, score)  # what is left out needs no mask either
+    heads.score_thresh = score  # what is left out needs no mask either
     track = require("rich.progress", "train").track
     paths: Iterable[str | Path] = track(images, description="finding objects", disable=not progress_bar)
     predictions = []
@@ -149,6 +149,7 @@ def find_objects(
     score: float = 0.5,
     masks: bool = True,
     draw: bool = True,
+    scale: int = 1,
 ) -> Iterator[tuple[DetectionPrediction, Any]]:
     """Find objects in image files, one after the other.
 
@@ -160,6 +161,7 @@ def find_objects(
         score: detections below are left out.
         masks: keep and draw masks, if the detector finds them.
         draw: draw what was found.
+        scale: times as large is the drawing as the image, for small ones.
 
     Yields:
         A prediction, and the image with everything drawn, PIL; None if it could not be read or is not to be drawn.
@@ -193,5 +195,6 @@ def find_objects(
         if draw:
             shown = output["masks"] > MASK_THRESHOLD if found else None
             labels = output["labels"].tolist()
-            picture = draw_detections(image, output["boxes"], labels, output["scores"].tolist(), shown, classes)
+            scores = output["scores"].tolist()
+            picture = draw_detections(image, output["boxes"], labels, scores, shown, classes, scale=scale)
         yield DetectionPrediction(str(path), image.width, image.height, detections), picture

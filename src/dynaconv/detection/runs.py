@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from dynaconv.detection.checkpoints import describe_detector
-from dynaconv.detection.config import DetectionRecipe
+from dynaconv.checkpoints.description import is_checkpoint, read_recipe
+from dynaconv.detection.checkpoints import describe_detector, rebuild
+from dynaconv.detection.config import VALIDATION_FILES, DetectionRecipe
 from dynaconv.detection.data.datamodule import DetectionDataModule
 from dynaconv.detection.models.detector import build_detector
 from dynaconv.detection.module import LOSSES, DetectionModule
+from dynaconv.errors import RunWarning
 from dynaconv.training.data.unchanged import check_unchanged
 from dynaconv.training.runs import fitting
 from dynaconv.training.runs.task import Beginning, Task
@@ -44,10 +48,29 @@ def begin(recipe: DetectionRecipe, resumed: Path | None) -> Beginning[DetectionR
     data.setup()
     if resumed is not None:
         check_unchanged(data, resumed)
-    detector, arguments = build_detector(recipe, len(data.classes))
+    saved = None if resumed is None else _saved(resumed)
+    if saved is None:
+        _warn_of_random_parts(recipe)
+        detector, arguments = build_detector(recipe, len(data.classes))
+    else:  # what it began with need not be there any more
+        detector, arguments = rebuild(saved, resumed or ""), saved["model"]
     module = DetectionModule(detector, recipe, data.val_truth, data.category_ids)
     description = describe_detector(detector, recipe.detector, arguments, data.preprocessing())
-    return Beginning(recipe, data, module, {**description, "data": located(recipe).data})
+    files = {name: getattr(recipe.loader, name) for name in VALIDATION_FILES}
+    return Beginning(recipe, data, module, {**description, "data": located(recipe).data, "files": files})
+
+
+def _saved(folder: Path) -> dict[str, Any] | None:
+    """What the last epoch's checkpoint says of the detector; None before there is one."""
+    return read_recipe(folder / "last") if is_checkpoint(folder / "last") else None
+
+
+def _warn_of_random_parts(recipe: DetectionRecipe) -> None:
+    settings = recipe.detector
+    if settings.weights is None and (settings.freeze_stages or settings.norms != "train"):
+        text = f"detector.freeze_stages={settings.freeze_stages}, detector.norms={settings.norms!r} keep as it is"
+        text += " what starts at random here; they are meant for trained backbones (--weights)"
+        warnings.warn(RunWarning(text), stacklevel=3)
 
 
 def settled(recipe: DetectionRecipe) -> DetectionRecipe:

@@ -130,6 +130,28 @@ def test_broken_images(tmp_path):
         list(opened(root, max_bad=0.0).train_dataloader())
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_broken_image_is_left_out_by_whichever_process_meets_it(tmp_path, size):
+    root = write_set(tmp_path, make_content(4), make_content(5, seed=1))
+    (root / "val2017" / "1.png").write_bytes(b"no image")
+    judged = []
+    for rank in range(2):
+        module = opened(root, val_batch_size=size)
+        module.trainer = Processes(rank, 2)
+        judged += [target["image_id"] for _, targets in module.val_dataloader() for target in targets]
+    assert sorted(judged) == [100, 106, 109, 112]
+
+
+def test_an_epoch_is_not_gone_on_with_in_batches_of_another_size(tmp_path):
+    root = write_set(tmp_path, make_content(9))
+    loader = opened(root, batch_size=2).train_dataloader()
+    next(iter(loader))
+    state = loader.state_dict()
+    opened(root, batch_size=2).train_dataloader().load_state_dict(state)
+    with pytest.raises(DynaconvError, match=r"cut by .*'batch_size': 2.* now by .*'batch_size': 4"):
+        opened(root, batch_size=4).train_dataloader().load_state_dict(state)
+
+
 def test_faults_of_the_annotations_are_told(tmp_path, caplog):
     content = make_content()
     content["annotations"][0]["bbox"][2] = 0

@@ -37,9 +37,9 @@ best (by AP of the boxes) and last (.safetensors and .json), and last.ckpt to re
 EXAMPLES = """
 dynaconv detect train --recipe mask_rcnn-kw1x_resnet50 --weights runs/kw1x_resnet50/TIME/best --data /data/coco
 dynaconv detect train --model kw1x_resnet18 --detector faster_rcnn --data /data/coco --epochs 12
-dynaconv detect train --model resnet18 --method.budget 0.5 --data digits --image-size 192 --batch-size 8
+dynaconv detect train --model resnet18 --method.budget 0.5 --data data/digits --augment.flip 0 --image-size 160
 dynaconv detect train --model resnet50 --weights timm --detector.norms eval --detector.freeze_stages 1 --data /data/coco
-dynaconv detect train --recipe faster_rcnn-od4x_resnet50-sgd --data /data/coco --devices 8
+dynaconv detect train --recipe faster_rcnn-od4x_resnet50-sgd --weights od4x.pth --data /data/coco --devices 8
 dynaconv detect train --resume runs/NAME/TIME
 dynaconv detect train --model kw1x_resnet50 --data /data/coco --run-id 1 --auto-resume
 """

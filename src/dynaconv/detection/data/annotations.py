@@ -119,4 +119,6 @@ def without_collection() -> Iterator[None]:
 
 def _require_some(entries: list[Any], name: str, report: Report) -> None:
     if not entries:
-        raise DynaconvError(f"{report.name} has no usable {name}; {str(report).removeprefix(f'{report.name}: ')}")
+        advice = "; boxes alone are trained with --detector faster_rcnn" if "mask" in name else ""
+        text = str(report).removeprefix(f"{report.name}: ")
+        raise DynaconvError(f"{report.name} has no usable {name}; {text}{advice}")

@@ -28,6 +28,10 @@ class ShapeBatches(EpochBatches):
         super().__init__(len(shapes), *args, **options)
         self.shapes = shapes
 
+    def cut(self) -> dict[str, int]:
+        """Batches of one shape are other images in another size, or on another number of processes."""
+        return {"batch_size": self.batch_size, "processes": self.world_size}
+
     def _parts(self, order: np.ndarray) -> list[np.ndarray]:
         """All processes' batches: cut from the shuffled images, shape after shape, and shuffled themselves."""
         draw = np.random.default_rng([self.seed, self.epoch, 1])  # 1: unrelated to the draw of the order

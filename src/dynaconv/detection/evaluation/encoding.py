@@ -62,7 +62,7 @@ def encode_output(
     codes = encode_masks(output["masks"][:, 0] > MASK_THRESHOLD) if masks else []
     entries = []
     for place, (box, label, score) in enumerate(
-        zip(output["boxes"].double().tolist(), labels, output["scores"].tolist(), strict=True)
+        zip(output["boxes"].cpu().double().tolist(), labels, output["scores"].tolist(), strict=True)
     ):
         x1, y1, x2, y2 = box
         entry = {

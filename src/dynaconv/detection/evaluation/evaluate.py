@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.detection.checkpoints import load_detector
-from dynaconv.detection.config import CocoLoaderConfig
+from dynaconv.detection.config import VALIDATION_FILES, CocoLoaderConfig
 from dynaconv.detection.data.datamodule import DetectionDataModule
 from dynaconv.detection.evaluation.coco import Kind
 from dynaconv.detection.evaluation.picture import save_curves
@@ -64,6 +64,11 @@ def evaluate(
         refuse_results_of_before(Path(out))
     detector, description = load_detector(checkpoint)
     masks = description["detector"]["kind"] == "mask_rcnn"
+    loader = loader or CocoLoaderConfig()
+    if data is None:  # files with names of their own are known, too
+        usual, own = CocoLoaderConfig(), description.get("files", {})
+        files = {name: own[name] for name in VALIDATION_FILES if name in own}
+        loader = replace(loader, **{n: v for n, v in files.items() if getattr(loader, n) == getattr(usual, n)})
     data = data or description.get("data")
     if data is None:
         raise DynaconvError(

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from dynaconv.config import MethodConfig
 from dynaconv.convert import Where, config_from_dict
@@ -182,12 +184,24 @@ def _on(
         "rpn_post_nms_top_n_test": settings.proposals,
     }
     if not settings.masks:
-        return faster.FasterRCNN(backbone, **parts)
+        return _places_in_float32(faster.FasterRCNN(backbone, **parts))
     channels = settings.mask_channels
-    return mask.MaskRCNN(
+    made = mask.MaskRCNN(
         backbone,
         mask_roi_pool=ops.MultiScaleRoIAlign(featmap_names=names, output_size=14, sampling_ratio=2),
         mask_head=mask.MaskRCNNHeads(width, (channels,) * 4, 1),
         mask_predictor=mask.MaskRCNNPredictor(channels, channels, outputs),
         **parts,
     )
+    return _places_in_float32(made)
+
+
+def _places_in_float32(detector: nn.Module) -> nn.Module:
+    """Let boxes be computed in 32 bits under autocast: in bfloat16, places beyond 256 are whole pixels and coarser."""
+    for name in ("rpn.head", "roi_heads.box_predictor"):
+        detector.get_submodule(name).register_forward_hook(_widen)
+    return detector
+
+
+def _widen(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return tree_map(lambda tensor: tensor.to(torch.promote_types(tensor.dtype, torch.float32)), output)

@@ -47,7 +47,7 @@ DIFFERENCES = """## Where printed figures differ
 - Operations that methods add are counted here with the making of kernels, which a counter of modules does not see:
   +0.01 of CondConv is near its branches alone (0.008 here), without mixing (0.103). For +0.16 of DY-Conv, +0.13 of DCD
   (whose code applies its residual at every pixel, and is counted so) and +0.35 of ODConv no rule was found.
-- +4 of KernelWarehouse on ConvNeXt-Tiny (box AP 44.8 in the FDConv paper, not in the table) is near the ICML text's
+- +4 of KernelWarehouse on ConvNeXt-Tiny (box AP 44.8 in the FDConv README, not in the table) is near the ICML text's
   network, whose own count no source gives; what is built here is the public code's."""
 
 

@@ -9,7 +9,7 @@ Kind = Literal["faster_rcnn", "mask_rcnn"]
 
 ODCONV = "ODConv README (object_detection)"
 KERNEL_WAREHOUSE = "KernelWarehouse README (detection)"
-FDCONV = "FDConv paper (CVPR 2025), as quoted by later texts"
+FDCONV = "FDConv README"
 
 
 @dataclass(frozen=True, kw_only=True)

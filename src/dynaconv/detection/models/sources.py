@@ -127,17 +127,24 @@ def _described(network: nn.Module, asked: _Asked) -> Backbone:
 
 
 def _from_checkpoint(path: Path, asked: _Asked) -> Backbone:
-    """The network of a checkpoint, if it is the one asked for; arguments such as drop_path_rate may differ."""
+    """The network of a checkpoint, if it is the one asked for; arguments such as drop_path_rate may differ.
+
+    A static network is converted as it is trained, if a method is asked for.
+    """
     network, description = load_checkpoint(path)
     saved = {"config": None, "where": None, "num_classes": 1000, "in_chans": 3, **description["model"]}
     saved["backbone_kwargs"] = dict(saved.get("backbone_kwargs") or {})
     config = None if saved["config"] is None else config_from_dict(saved["config"])
-    _check_same(path, asked, {**saved, "config": config})
+    converts = config is None and asked.config is not None
+    _check_same(path, replace(asked, config=None, where=None) if converts else asked, {**saved, "config": config})
     options = {**saved["backbone_kwargs"], **asked.options}
     if options != saved["backbone_kwargs"]:
         there = replace(asked, config=config, where=saved["where"], num_classes=saved["num_classes"], options=options)
         state, network = network.state_dict(), there.make()
         load_weights(network, state)
+    if converts and asked.config is not None:
+        network = dynaconv.convert(network, asked.config, asked.where, init="pretrained")
+        saved |= {"config": asked.config.to_dict(), "where": asked.where}
     dynaconv.schedule_temperature(network, 1.0)
     mean, std = description.get("mean"), description.get("std")
     arguments = {**saved, "backbone_kwargs": options}

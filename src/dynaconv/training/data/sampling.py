@@ -158,9 +158,9 @@ class ResumableLoader:
             self._given += 1
             if self.ledger is not None:
                 batch = self.ledger.take(batch)
-                if batch is None and self.batch_sampler.world_size == 1:
+                if batch is None and (self.batch_sampler.world_size == 1 or not self.batch_sampler.shuffle):
                     continue
-                if batch is None:  # processes must keep step
+                if batch is None:  # processes must keep step in training
                     raise DynaconvError(f"no image of a batch could be read; {self.ledger}: mend them, or remove them")
             yield batch
 
@@ -180,7 +180,7 @@ class ResumableLoader:
         then, now = state.get("cut", {}), self.batch_sampler.cut()
         if then != now and not finished and state["given"]:
             raise DynaconvError(
-                f"the run stopped within an epoch of a stream that was cut by {then}, now by {now}; resume it with the "
+                f"the run stopped within an epoch that was cut by {then}, now by {now}; resume it with the "
                 "same loader.batch_size, loader.workers and run.devices"
             )
         self.batch_sampler.epoch = state["epoch"] + finished

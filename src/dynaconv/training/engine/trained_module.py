@@ -37,9 +37,9 @@ class TrainedModule(LightningModule):
         self.layout = torch.channels_last if recipe.run.channels_last else torch.contiguous_format
         if recipe.run.channels_last:
             use_channels_last(model)
-        if recipe.run.checkpoint_activations:
-            checkpoint_activations(model)
         self.model = model
+        if recipe.run.checkpoint_activations:
+            checkpoint_activations(self.recomputed)
         self.recipe = recipe
         # A loss that is none stays none; "disable" would do so too, but weighs all batches alike (torchmetrics 1.9).
         self.train_loss = MeanMetric(nan_strategy=float("nan"))
@@ -55,6 +55,11 @@ class TrainedModule(LightningModule):
     def evaluated(self) -> nn.Module:
         """The network that validation judges and checkpoints hold: the moving average, where there is one."""
         return self._stand_in[0] if self._stand_in else self.model
+
+    @property
+    def recomputed(self) -> nn.Module:
+        """The part of the network whose activations ``run.checkpoint_activations`` computes again."""
+        return self.model
 
     @property
     def compiled(self) -> nn.Module:

@@ -91,7 +91,7 @@ def check_recipe(found: Checkpointed, recipe: RunRecipe, folder: Path) -> None:
     if different := recipe_differences(found.recipe, recipe, (*FREE, "schedule.epochs")):
         raise DynaconvError(
             f"{found.path.name} in {folder} was made with another recipe than its config.yaml: {different}. Put the "
-            "old values back to go on, or start a new run; `dynaconv finetune` starts from its weights"
+            "old values back to go on, or start a new run"
         )
     if longer := recipe_differences(found.recipe, recipe):
         text = f"{longer}: from here on learning rate and temperature follow the new length"
