@@ -201,6 +201,9 @@ def test_the_command_trains_and_resumes(tmp_path, shapes, capsys):
     assert "had finished already" in capsys.readouterr().out
     assert main(["train", "--resume", str(tmp_path / "run" / "1")]) == 2
     assert "dynaconv detect train --resume" in capsys.readouterr().err
+    (tmp_path / "run" / "1" / "config.yaml").write_text("model: resnet18\ndata: digits\n")
+    assert main(["detect", "train", "--resume", str(tmp_path / "run" / "1")]) == 2
+    assert "`dynaconv train --resume` goes on" in capsys.readouterr().err
     assert main(["detect", "train", "--data", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
 

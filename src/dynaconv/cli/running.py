@@ -35,7 +35,7 @@ class RunFlow:
 def add_folder_flags(flags: Any) -> None:
     """Add where to put the run, and whether to go on with it."""
     flags.add_argument("--out", type=str | None, default=None, help=f"folder of all runs, {RUNS} if not given")
-    flags.add_argument("--name", type=str | None, default=None, help="name of the run, the model's if not given")
+    flags.add_argument("--name", type=str | None, default=None, help="name of the run; what is trained if not given")
     flags.add_argument(
         "--run_id", type=str | None, default=None, help="name of the run's own folder, the time if not given"
     )

@@ -193,8 +193,11 @@ def load_recipe(path: str | Path, task: Task[AnyRecipe] = CLASSIFICATION) -> Any
         DynaconvError: if it is no YAML, or no recipe.
     """
     values = read_yaml(path)
-    if isinstance(values, Mapping) and "detector" in values and "detector" not in task.recipe.__dataclass_fields__:
+    fields = values.keys() if isinstance(values, Mapping) else ()
+    if "detector" in fields and task is CLASSIFICATION:
         raise DynaconvError(f"{path} is of a detector; `dynaconv detect train --resume` goes on with its run")
+    if fields and "detector" not in fields and task is not CLASSIFICATION:
+        raise DynaconvError(f"{path} is of a classifier; `dynaconv train --resume` goes on with its run")
     return task.recipe.from_dict({} if values is None else values)
 
 
