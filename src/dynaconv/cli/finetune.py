@@ -14,7 +14,7 @@ from dynaconv.cli.options import (
     short_help,
 )
 from dynaconv.cli.running import NAMES, RunFlow, classifier_end, run_folder, start_run
-from dynaconv.cli.train import add_recipe_flags
+from dynaconv.cli.train import DATA_HELP, GROUPS, add_recipe_flags
 from dynaconv.training.config import AugmentConfig, OptimizerConfig, Recipe, ScheduleConfig, TuneConfig
 
 DESCRIPTION = """Start from a trained network: convert it without changing what it computes, and fine-tune it.
@@ -49,7 +49,8 @@ def parser() -> Any:
         type=str,
         help="the trained network: runs/NAME/TIME/best, a file of weights of --model, or timm to download its own",
     )
-    add_recipe_flags(flags, USUAL, "the timm backbone of a file of weights, or of timm's; a checkpoint knows its own")
+    model_help = "the timm backbone of a file of weights, or of timm's; a checkpoint knows its own"
+    add_recipe_flags(flags, USUAL, GROUPS, model_help, DATA_HELP)
     flags.add_class_arguments(TuneConfig, "tune", default=asdict(TuneConfig(source="")))
     return flags
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -61,10 +61,13 @@ GROUPS = {
 }
 
 
+DATA_HELP = "digits, mnist5k, scenes, folder:PATH, wds:PATH, or timm:NAME"
+
+
 def parser() -> Any:
     """Flags of the command: the fields of a recipe, and where to put the run."""
     flags = make_parser("train", f"{DESCRIPTION}\n\n{short_help()}", EXAMPLES, short=NAMES)
-    add_recipe_flags(flags, Recipe(), "a preset (dynaconv models) or a timm backbone")
+    add_recipe_flags(flags, Recipe(), GROUPS, "a preset (dynaconv models) or a timm backbone", DATA_HELP)
     flags.add_argument("--tune", type=TuneConfig | None, default=None, help="as in `dynaconv finetune`, which sets it")
     flags.add_argument(
         "--recipe",
@@ -85,13 +88,15 @@ def parser() -> Any:
     return flags
 
 
-def add_recipe_flags(flags: Any, usual: Recipe, model_help: str) -> None:
-    """Add the fields of a recipe, and where to put the run.
+def add_recipe_flags(flags: Any, usual: Any, groups: Mapping[str, type], model_help: str, data_help: str) -> None:
+    """Add the fields of a recipe of any kind of run, and where to put the run.
 
     Args:
         flags: the parser.
-        usual: defaults.
+        usual: defaults, a recipe.
+        groups: its fields that are dataclasses.
         model_help: what a model may be.
+        data_help: what data may be.
     """
     flags.add_argument("--config", action="config", help="a recipe as YAML; flags after it override it")
     flags.add_argument("--model", type=str, default=usual.model, help=model_help)
@@ -100,10 +105,8 @@ def add_recipe_flags(flags: Any, usual: Recipe, model_help: str) -> None:
     flags.add_argument(
         "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
     )
-    flags.add_argument(
-        "--data", type=str, default=usual.data, help="digits, mnist5k, scenes, folder:PATH, wds:PATH, or timm:NAME"
-    )
-    for name, group in GROUPS.items():
+    flags.add_argument("--data", type=str, default=usual.data, help=data_help)
+    for name, group in groups.items():
         flags.add_class_arguments(group, name, default=asdict(getattr(usual, name)))
     add_folder_flags(flags)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from dynaconv.cli.options import (
     expand_method,
     expand_short,
     make_parser,
-    method_help,
     take_recipe,
 )
-from dynaconv.cli.running import NAMES, RunFlow, add_folder_flags, resume_run, run_folder, start_run
+from dynaconv.cli.running import NAMES, RunFlow, resume_run, run_folder, start_run
+from dynaconv.cli.train import add_recipe_flags
 from dynaconv.detection.config import CocoLoaderConfig, DetectionAugmentConfig, DetectionRecipe, DetectorConfig
 from dynaconv.errors import DynaconvError
 from dynaconv.training.config import EmaConfig, OptimizerConfig, RunConfig, ScheduleConfig
@@ -57,20 +56,10 @@ GROUPS = {
 
 def parser() -> Any:
     """Flags of the command: the fields of a recipe, and where to put the run."""
-    usual = DetectionRecipe()
     shown = ", ".join(f"{short} = {full}" for short, full in FLAGS.items() if full.replace("_", "-") != short)
     flags = make_parser("detect train", f"{DESCRIPTION}\n\nshort for common flags: {shown}", EXAMPLES, short=FLAGS)
-    flags.add_argument("--config", action="config", help="a recipe as YAML; flags after it override it")
-    flags.add_argument("--model", type=str, default=usual.model, help="a preset (dynaconv models) or a timm backbone")
-    flags.add_argument("--method", type=dict[str, Any] | None, default=None, help=method_help().replace("%", "%%"))
-    flags.add_argument("--where", type=str | list[str] | None, default=None, help="patterns of the layers to convert")
-    flags.add_argument(
-        "--backbone", type=dict[str, Any], default={}, help="arguments of the backbone: --backbone.KEY VALUE"
-    )
-    flags.add_argument("--data", type=str, default=usual.data, help="folder of a data set in COCO's format")
-    for name, group in GROUPS.items():
-        flags.add_class_arguments(group, name, default=asdict(getattr(usual, name)))
-    add_folder_flags(flags)
+    data_help = "folder of a data set in COCO's format"
+    add_recipe_flags(flags, DetectionRecipe(), GROUPS, "a preset (dynaconv models) or a timm backbone", data_help)
     flags.add_argument(
         "--recipe",
         type=str | None,
