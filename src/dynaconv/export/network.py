@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 from torch import nn
 
@@ -16,4 +17,7 @@ def deployable(model: nn.Module, max_extra_mb: float = 0.0) -> nn.Module:
         model: a network, in training or evaluation.
         max_extra_mb: memory (1e6 bytes) for branches folded into cells.
     """
-    return prepare_inference(copy.deepcopy(model), max_extra_mb=max_extra_mb)
+    model = copy.deepcopy(model)
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.contiguous()  # files know no other layout, and graphs take constants as they lie
+    return prepare_inference(model, max_extra_mb=max_extra_mb)

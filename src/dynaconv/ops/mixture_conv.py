@@ -6,6 +6,7 @@ and is free to choose the order of products, the backend, and what is kept for t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -19,6 +20,7 @@ from dynaconv.ops.backends import pinned_backend
 from dynaconv.ops.cost import cheapest_order, outputs_bytes
 from dynaconv.ops.formulas import kernels_first, outputs_first
 from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.graphs import example_sizes
 from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.recompute import Computation, recomputed
 from dynaconv.ops.triton_pointwise import available, pointwise_mixture_conv
@@ -148,7 +150,8 @@ def _choose(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, asked
         return fastest(key, ways, torch.cuda.synchronize if x.is_cuda else lambda: None)
     if "native" in possible:
         return "native"
-    if "outputs" in possible and x.numel() and cheapest_order(tuple(x.shape), tuple(cells.shape), mixture) == "outputs":
+    shape = example_sizes(x.shape)
+    if "outputs" in possible and math.prod(shape) and cheapest_order(shape, tuple(cells.shape), mixture) == "outputs":
         return "outputs"
     return "kernels"
 

@@ -27,20 +27,19 @@ def static_conv(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | No
 def grouped_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """One grouped convolution over the whole batch: samples are groups."""
     batch, out_channels = kernels.shape[:2]
+    inside = bias is not None and batch == 1  # groups with a bias take longer
     convolve = _CONVOLUTIONS[len(geometry.kernel_size)]
     merged = convolve(
         x.reshape(1, -1, *x.shape[2:]),
         kernels.reshape(-1, *kernels.shape[2:]),
-        bias if batch == 1 else None,
+        bias if inside else None,
         geometry.stride,
         geometry.padding,
         geometry.dilation,
         geometry.groups * batch,
     )
     y = merged.reshape(batch, out_channels, *merged.shape[2:])
-    if bias is None or batch == 1:
-        return y
-    return y.add_(bias.reshape(-1, *(1,) * (y.dim() - 2)))  # groups with a bias take longer
+    return y if bias is None or inside else y.add_(bias.reshape(-1, *(1,) * (y.dim() - 2)))
 
 
 def looped_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
@@ -116,11 +115,11 @@ def per_sample_conv(
             f"input has {x.shape[1]} channels; kernels of shape {tuple(kernels.shape[1:])} with {geometry.groups} "
             f"groups expect {kernels.shape[2] * geometry.groups}"
         )
-    if backend == "auto":
+    if backend == "auto" and torch.compiler.is_compiling():
+        backend = "matmul"  # the only one whose graph does not depend on the number of samples
+    elif backend == "auto":
         backend = cheapest_conv_backend(tuple(x.shape), tuple(kernels.shape), geometry)
-        if torch.compiler.is_compiling():
-            backend = "matmul"  # the only one whose graph does not depend on the number of samples
-        elif backend == "loop" and x.is_cuda:
+        if backend == "loop" and x.is_cuda:
             backend = "grouped"  # a loop would launch one convolution a sample
     if backend not in CONV_BACKENDS:
         raise ValueError(f"backend {backend!r} is not known; expected 'auto' or one of {CONV_BACKENDS}")
