@@ -20,7 +20,8 @@ from dynaconv.convert import (
     recalibrate_norms,
     warm_start_report,
 )
-from dynaconv.errors import DynaconvError, PlanWarning
+from dynaconv.errors import DynaconvError, ParityError, PlanWarning
+from dynaconv.export import export
 from dynaconv.models import create_model, list_models
 from dynaconv.nn import (
     CBAM,
@@ -117,6 +118,7 @@ __all__ = [
     "ODConv2d",
     "ODConv3d",
     "ODConvConfig",
+    "ParityError",
     "Plan",
     "PlanWarning",
     "Pretrained",
@@ -131,6 +133,7 @@ __all__ = [
     "convert",
     "create_model",
     "dynamic_layers",
+    "export",
     "get_temperature",
     "inference_report",
     "list_models",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 
 class DynaconvError(ValueError):
@@ -32,6 +33,19 @@ class CheckpointError(DynaconvError):
 
 class StorageError(DynaconvError, OSError):
     """A file can not be written: no room, no permission, no folder."""
+
+
+class ParityError(DynaconvError):
+    """An exported file computes another function than its network: ``ParityError(message, report)``.
+
+    Args:
+        message: tolerance, worst error, where it was met, and the first layer that differs.
+        report: the :class:`dynaconv.export.report.ExportReport` of the file that was kept under another name.
+    """
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class RunWarning(UserWarning):

@@ -1,0 +1,37 @@
+"""Programs compiled ahead of time by AOTInductor: a package with a library for the machine it was compiled on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from torch.export import ExportedProgram
+
+from dynaconv.errors import DynaconvError
+
+
+def write_aoti(program: ExportedProgram, path: Path) -> None:
+    """Compile a program for the device that its tensors are on, and write the package.
+
+    Args:
+        program: of :func:`dynaconv.export.program.trace`.
+        path: the package, ending in ``.pt2``.
+
+    Raises:
+        DynaconvError: without a C++ compiler, or if it does not compile.
+    """
+    compiler = os.environ.get("CXX") or "g++"
+    if shutil.which(compiler) is None:
+        raise DynaconvError(
+            f"AOTInductor compiles C++, and there is no compiler '{compiler}' here; install one, or name it in the "
+            "environment variable CXX"
+        )
+    from torch._inductor import aoti_compile_and_package
+
+    try:
+        aoti_compile_and_package(program, package_path=str(path))
+    except Exception as error:  # whatever the compiler, or what it makes of a network of somebody's, may raise
+        raise DynaconvError(
+            f"AOTInductor does not compile the network: {str(error).strip().splitlines()[0]}"
+        ) from error

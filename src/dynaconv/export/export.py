@@ -1,0 +1,289 @@
+"""From a network to a file that other runtimes read, and that was run in them before it is there."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from dynaconv.errors import DynaconvError, ParityError
+from dynaconv.export.aoti import write_aoti
+from dynaconv.export.inputs import check_inputs, example_of
+from dynaconv.export.locate import locate
+from dynaconv.export.network import deployable
+from dynaconv.export.onnx_file import check_opset, write_onnx
+from dynaconv.export.parity import Comparison, Reference, compare, make_reference, tolerance_of
+from dynaconv.export.program import trace
+from dynaconv.export.report import ExportReport
+from dynaconv.export.runtimes import RUNTIMES, Runtime
+from dynaconv.export.settings import SUFFIXES, ExportSettings, Format
+from dynaconv.export.signature import fixed_sides, input_names, input_texts, output_names
+from dynaconv.export.sizes import MB, FileSize, onnx_constants, program_bytes, state_bytes
+from dynaconv.files import explained, sync
+from dynaconv.nn import inference_report
+from dynaconv.planning.table import format_shape
+
+PREPROCESSING = ("image_size", "mean", "std", "crop_pct", "interpolation")
+"""What a checkpoint's description says of images, under the names of ``dynaconv.training.config``."""
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: Format = "onnx",
+    input_size: Sequence[int] | None = None,
+    example: Sequence[Tensor] | None = None,
+    description: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> ExportReport:
+    """Write a network as a file for other runtimes, and run it there to see that it computes the same.
+
+    The network stays as it is: its mode, its device, and what was prepared. The file is written under a temporary name
+    and takes its place when it has passed; a file that was there before stays until then. One that does not pass is
+    kept as ``NAME.failed.onnx``.
+
+    Args:
+        model: any network, converted or static.
+        path: the file; the format's suffix is added if it has none.
+        format: ``"onnx"``, ``"torch-export"`` or ``"aoti"``.
+        input_size: channels and sides of one image; the network's usual if not given.
+        example: inputs, in place of ``input_size``, for a network that takes several, or no images.
+        description: what a checkpoint says of the network (:func:`dynaconv.checkpoints.native.load_checkpoint`): its
+            classes and preprocessing stand in the file then.
+        tell: is called with a line before every step.
+        settings: fields of :class:`dynaconv.export.settings.ExportSettings`.
+
+    Returns:
+        What was written and how it was checked; prints as a table.
+
+    Raises:
+        DynaconvError: if a setting is wrong, the network can not be followed or is refused by the format, or the file
+            would be larger than the checkpoint.
+        ParityError: if the file computes another function; it says where the first layer differs.
+        MissingExtraError: without the packages that write the format.
+        StorageError: if the system refuses to write.
+
+    Example:
+        >>> import tempfile
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export(net, f"{folder}/net", format="torch-export", input_size=(3, 8, 8)).passed
+        True
+    """
+    chosen = _settings(format, settings)
+    say = tell or (lambda text: None)
+    place = _place(Path(path), chosen)
+    if chosen.format == "onnx":
+        chosen = replace(chosen, opset=check_opset(chosen.opset))
+    inputs, seconds = example_of(model, chosen, input_size, example), {}
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = torch.float16 if chosen.half else own
+    inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+
+    with _timed(seconds, "prepare"):
+        say("preparing a copy of the network")
+        network = _network(model, chosen, dtype)
+        extra = round(inference_report(network).extra_mb * MB)
+        if extra:
+            held = state_bytes(model)
+            say(f"folded branches add {extra / MB:.1f} MB to the {held / MB:.1f} MB of the checkpoint")
+    with _timed(seconds, "trace"):
+        say("following the network")
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        program = _trace(network, tuple(x.to(device) for x in inputs), chosen)
+    names = (input_names(model, len(inputs)), output_names(program))
+
+    with _staging(place) as folder:
+        made = folder / place.name
+        with _timed(seconds, "write"):
+            say(f"writing {chosen.format}")
+            source, opset, constants = program, None, None
+            if chosen.format == "onnx":
+                written = write_onnx(program, made, chosen.opset, *names, _properties(model, description))
+                source, opset = written.program, written.opset
+                if chosen.weights != "float32":
+                    raise DynaconvError(f"weights={chosen.weights!r} can not be written yet; leave it out")
+                constants = sum(onnx_constants(made).values())
+            elif chosen.format == "torch-export":
+                torch.export.save(program, str(made))
+                constants = program_bytes(program)
+            else:
+                write_aoti(program, made)
+        total = sum(file.stat().st_size for file in folder.iterdir())
+        size = FileSize(total, constants, state_bytes(model), extra)
+        size.check()
+        report = ExportReport(
+            path=place,
+            files=tuple(place.with_name(file.name) for file in sorted(folder.iterdir())),
+            settings=chosen,
+            opset=opset,
+            inputs=input_texts(program, names[0]),
+            outputs=tuple(names[1]),
+            size=size,
+            seconds=seconds,
+        )
+        if chosen.check:
+            with _timed(seconds, "check"):
+                report = _checked(report, model, source, made, inputs, dtype, say)
+        return _moved(report, folder)
+
+
+def _settings(format: Format, values: Mapping[str, Any]) -> ExportSettings:
+    known = {field.name for field in fields(ExportSettings)}
+    if unknown := sorted(set(values) - known):
+        raise DynaconvError(f"export has no setting {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+    return ExportSettings(format=format, **values)
+
+
+def _place(path: Path, settings: ExportSettings) -> Path:
+    suffix = SUFFIXES[settings.format]
+    if not path.suffix:
+        path = path.with_name(path.name + suffix)
+    if path.suffix != suffix:
+        raise DynaconvError(f"{path}: files of {settings.format} end in {suffix}")
+    if path.is_dir():
+        raise DynaconvError(f"{path} is a folder; expected the name of a file")
+    return path
+
+
+def _network(model: nn.Module, settings: ExportSettings, dtype: torch.dtype) -> nn.Module:
+    """The copy that is traced: on the CPU, but for a file that is compiled for the network's own device."""
+    first = next(model.parameters(), None)
+    elsewhere = first is not None and first.device.type != "cpu" and settings.format != "aoti"
+    if settings.half or elsewhere:
+        model = copy.deepcopy(model)
+        model = model.to("cpu") if elsewhere else model
+        model = model.to(dtype) if settings.half else model
+    return deployable(model, settings.max_extra_mb)
+
+
+def _trace(network: nn.Module, inputs: tuple[Tensor, ...], settings: ExportSettings) -> ExportedProgram:
+    program = trace(network, inputs, settings)
+    batch, sides = fixed_sides(program)
+    if settings.dynamic_batch and batch is not None:
+        raise DynaconvError(f"the network takes batches of {batch} only; leave dynamic_batch out")
+    if settings.dynamic_size and sides is not None:
+        raise DynaconvError(f"the network takes images of {format_shape(sides)} only; leave dynamic_size out")
+    return program
+
+
+def _properties(model: nn.Module, description: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a file says of itself."""
+    said: dict[str, Any] = {"description": type(model).__name__}
+    if description is not None:
+        said["description"] = dict(description.get("model", {}))
+        if "classes" in description:
+            said["classes"] = list(description["classes"])
+        if images := {key: description[key] for key in PREPROCESSING if key in description}:
+            said["preprocessing"] = images
+    return said
+
+
+def _checked(
+    report: ExportReport,
+    model: nn.Module,
+    program: ExportedProgram,
+    made: Path,
+    inputs: tuple[Tensor, ...],
+    dtype: torch.dtype,
+    say: Callable[[str], None],
+) -> ExportReport:
+    """The report with what the runtimes said."""
+    settings = report.settings
+    say("computing what is expected, in float64")
+    reference = make_reference(model, check_inputs(inputs, settings), dtype)
+    tolerance = tolerance_of(settings, reference)
+    say(f"running the file in {' and '.join(RUNTIMES[settings.format])}")
+    found = list(compare(made, settings, reference, tolerance))
+    runs = [one for one in found if isinstance(one, Comparison)]
+    notes = [*reference.notes, *(one for one in found if isinstance(one, str))]
+    if not runs:
+        notes.append("no runtime was there to check the file in")
+    report = replace(
+        report,
+        comparisons=tuple(runs),
+        notes=(*report.notes, *notes),
+        own_error=reference.own_error,
+        reference_type=reference.reference_type,
+    )
+    if report.passed:
+        return report
+    say("looking for the first layer that differs")
+    return replace(report, fault=_fault(report, model, program, made, reference, tolerance))
+
+
+def _fault(
+    report: ExportReport, model: nn.Module, program: ExportedProgram, made: Path, reference: Reference, tolerance: float
+) -> str:
+    failed = report.worst
+    assert failed is not None
+    runtime: Runtime = next(
+        name for name in RUNTIMES[report.settings.format] if failed.runtime.startswith((name, "torch"))
+    )
+    if failed.refused is not None:
+        return f"it refuses the file: {failed.refused}"
+    expected = next(e for e in reference.expected if (e.batch, e.size) == (failed.batch, failed.size))
+    try:
+        fault = locate(model, program, made, runtime, expected, tolerance)
+    except Exception as error:  # the search must not hide what it was to explain
+        return f"which layer differs first could not be found: {str(error).splitlines()[0] if str(error) else error!r}"
+    return (
+        str(fault) if fault is not None else "no single layer stands out: all outputs of layers that can be seen agree"
+    )
+
+
+def _moved(report: ExportReport, folder: Path) -> ExportReport:
+    """Put files in their place, or those that failed beside it."""
+    with explained(report.path):
+        for file in folder.iterdir():
+            sync(file)
+        if report.passed:
+            for file in sorted(
+                folder.iterdir(), key=lambda file: file.name == report.path.name
+            ):  # the file itself last
+                file.replace(report.path.with_name(file.name))
+            sync(report.path.parent)
+            return report
+        kept = report.path.with_name(f"{report.path.stem}.failed{report.path.suffix}")
+        (folder / report.path.name).replace(kept)
+        sync(kept.parent)
+    worst = report.worst
+    assert worst is not None
+    raise ParityError(
+        f"{report.path} was not written: the file computes another function. Worst error {worst.error:.1e}, tolerance "
+        f"{worst.tolerance:.1e}, in {worst.runtime} at batch {worst.batch} of {format_shape(worst.size)}; "
+        f"{report.fault}. The file is kept as {kept}",
+        replace(report, path=kept, files=(kept,)),
+    )
+
+
+@contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """A folder beside a file that is gone afterwards, whatever happens."""
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with explained(path):
+            folder.mkdir(parents=True)
+            yield folder
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - started

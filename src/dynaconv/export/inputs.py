@@ -1,0 +1,112 @@
+"""What a network is traced and checked with: tensors of the right shape, type and number, the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.errors import DynaconvError
+from dynaconv.export.settings import ExportSettings
+
+BATCHES = (1, 2, 5, 16)
+"""Images at once with which a file that takes any number is checked."""
+FIXED_SAMPLES = 4
+"""Batches with which a file of a fixed number is checked."""
+GROWTH = 32
+"""Pixels by which the first side of the second image size is longer: outputs grow, and images are not square."""
+
+
+def example_of(
+    model: nn.Module,
+    settings: ExportSettings,
+    input_size: Sequence[int] | None = None,
+    example: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """Inputs to trace a network with, on the CPU, in float32 where they are noise.
+
+    Args:
+        model: the network.
+        settings: say how many images the file takes; 2 here if any number, since PyTorch makes a constant of 1.
+        input_size: channels and spatial sizes of one image.
+        example: inputs, for a network that takes others.
+
+    Raises:
+        DynaconvError: if both are given, if neither is and the network does not know its usual size, or if a size is
+            none.
+    """
+    batch = 2 if settings.dynamic_batch else settings.batch_size
+    if example is not None:
+        if input_size is not None:
+            raise DynaconvError("both input_size and example were given; one of them says what the network takes")
+        tensors = (example,) if isinstance(example, Tensor) else tuple(example)
+        if not tensors or not all(isinstance(x, Tensor) and x.dim() and x.shape[0] for x in tensors):
+            kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
+            raise DynaconvError(f"example holds {kinds}; expected a tuple of tensors, each of a batch of samples")
+        return tuple(of_batch(x.detach().cpu(), batch) for x in tensors)
+    size = input_size if input_size is not None else usual_size(model)
+    if len(size) < 1 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise DynaconvError(
+            f"input_size={tuple(size)}; expected channels and sides of one image, such as (3, 224, 224)"
+        )
+    return (noise((batch, *size), seed=0),)
+
+
+def usual_size(model: nn.Module) -> tuple[int, ...]:
+    """Channels and sides that timm notes for a network.
+
+    Raises:
+        DynaconvError: if nothing is noted.
+    """
+    for module in model.modules():  # a wrapper's network knows, too
+        noted = getattr(module, "pretrained_cfg", None)
+        if isinstance(noted, Mapping) and noted.get("input_size"):
+            channels = getattr(module, "in_chans", None)
+            size = tuple(noted["input_size"])
+            return (channels, *size[1:]) if isinstance(channels, int) else size
+    raise DynaconvError(
+        f"{type(model).__name__} does not say what it takes; give input_size=(channels, *sides) of one image, or "
+        "example=(tensors, ...)"
+    )
+
+
+def noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Standard normal numbers, the same for a seed."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def of_batch(x: Tensor, batch: int) -> Tensor:
+    """As many samples as asked for: the first ones, all again where there are fewer."""
+    return x[torch.arange(batch) % x.shape[0]]
+
+
+def check_inputs(example: Sequence[Tensor], settings: ExportSettings) -> list[tuple[Tensor, ...]]:
+    """Inputs to compare a file with its network on: every batch size, at every image size.
+
+    Args:
+        example: that the network was traced with.
+        settings: what may vary. Where the batch may not, there are several batches, whose outputs differ.
+
+    Returns:
+        Lists of inputs: the example's floating-point tensors as noise of about its mean and spread, others repeated.
+    """
+    batches = BATCHES if settings.dynamic_batch else (settings.batch_size,) * FIXED_SAMPLES
+    found = []
+    for larger in (False, True) if settings.dynamic_size else (False,):
+        for number, batch in enumerate(batches):
+            found.append(tuple(_like(x, batch, larger, seed=100 * larger + number + 1) for x in example))
+    return found
+
+
+def _like(x: Tensor, batch: int, larger: bool, seed: int) -> Tensor:
+    shape = list(x.shape[1:])
+    if larger and len(shape) > 1:
+        shape[1] += GROWTH
+    if not x.is_floating_point():
+        if shape != list(x.shape[1:]):
+            raise DynaconvError(f"an input of type {x.dtype} can not be made longer; leave dynamic_size out")
+        return of_batch(x, batch)
+    y = noise((batch, *shape), seed)
+    mean, spread = (float(v) for v in (x.float().mean(), x.float().std())) if x.numel() > 1 else (0.0, 1.0)
+    return (y * spread + mean).to(x.dtype)

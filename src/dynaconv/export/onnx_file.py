@@ -1,0 +1,219 @@
+"""Programs as ONNX files: written by PyTorch's exporter, folded, named, described and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from dynaconv._version import __version__
+from dynaconv.errors import DynaconvError, require
+from dynaconv.export.signature import axis_names
+
+OPSETS = (18, 19, 20, 21, 22, 23)
+"""What files can be written in."""
+USUAL_OPSET = 20
+LARGEST_BYTES = 2 * 10**9
+"""A file of ONNX ends at 2 GiB; larger networks keep their numbers beside it."""
+FOLDED_BYTES = 2**20
+"""Larger constants are not computed ahead: they would take more room than what they are computed from."""
+PREFIX = "dynaconv."
+"""Of the keys of what a file says of itself."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What was written.
+
+    Args:
+        program: PyTorch's program after decomposition, whose nodes give the file's values their names.
+        opset: of ONNX's operators.
+        external: file of the numbers, if they stand beside the graph.
+    """
+
+    program: ExportedProgram
+    opset: int
+    external: Path | None
+
+
+def check_opset(opset: int | None) -> int:
+    """The opset to write.
+
+    Raises:
+        DynaconvError: if it can not be written.
+    """
+    if opset is not None and opset not in OPSETS:
+        raise DynaconvError(f"opset={opset}; expected one of {', '.join(map(str, OPSETS))}, or none for {USUAL_OPSET}")
+    return USUAL_OPSET if opset is None else opset
+
+
+def write_onnx(
+    program: ExportedProgram,
+    path: Path,
+    opset: int | None = None,
+    inputs: Sequence[str] = ("images",),
+    outputs: Sequence[str] = ("logits",),
+    properties: Mapping[str, Any] | None = None,
+) -> OnnxFile:
+    """Write a program.
+
+    Args:
+        program: of :func:`dynaconv.export.program.trace`.
+        path: the file; where the network is too large for one, its numbers go to a file with ``.data`` behind the name.
+        opset: of ONNX's operators.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+        properties: what the file says of itself; a text as it is, other values as JSON.
+
+    Raises:
+        DynaconvError: if the exporter refuses the program.
+        MissingExtraError: without onnx, onnxscript.
+    """
+    opset = check_opset(opset)
+    ir = require("onnx_ir", "export")
+    require("onnxscript", "export")
+    try:
+        with _quiet():
+            made = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=list(outputs),
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        raise DynaconvError(f"PyTorch's ONNX exporter refuses the network: {str(cause).splitlines()[0]}") from error
+    if made is None or made.exported_program is None:
+        raise DynaconvError("PyTorch's ONNX exporter gave no program")
+    model: Any = made.model
+    _fold(model)
+    _name_nodes(model.graph)
+    _name_dimensions(model.graph)
+    model.producer_name, model.producer_version = "dynaconv", __version__
+    model.metadata_props.clear()
+    for key, value in (properties or {}).items():
+        model.metadata_props[PREFIX + key] = value if isinstance(value, str) else json.dumps(value)
+    external = None
+    if sum(value.const_value.nbytes for value in model.graph.initializers.values()) > LARGEST_BYTES:
+        external = path.with_name(path.name + ".data")
+    ir.save(model, path, external_data=None if external is None else external.name)
+    require("onnx.checker", "export").check_model(str(path), full_check=True)
+    return OnnxFile(made.exported_program, model.opset_imports[""], external)
+
+
+def read_properties(path: str | Path) -> dict[str, str]:
+    """What a file of ours says of itself, by key: ``classes``, ``preprocessing`` (JSON), ``description``, ..."""
+    onnx = require("onnx", "export")
+    found = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
+    return {key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)}
+
+
+def _fold(model: Any) -> None:
+    """Compute what is constant, and keep everything once.
+
+    The passes of onnxscript's optimiser but for its rewriting rules, which take nine tenths of its time; runtimes have
+    rules of their own.
+    """
+    common = require("onnx_ir.passes.common", "export")
+    folding = require("onnxscript.optimizer", "export")
+    passes = (
+        common.InlinePass(),
+        _Function(lambda m: folding.fold_constants(m, output_size_limit=FOLDED_BYTES)),
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(size_limit=2**31),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )
+    for step in passes:
+        step(model)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A pass that is a function."""
+
+    call: Any
+
+    def __call__(self, model: Any) -> None:
+        self.call(model)
+
+
+def _name_nodes(graph: Any) -> None:
+    """Name nodes by the module whose code they come from, ``layer1.0.conv1/MatMul_12``; drop traces of the code."""
+    for number, node in enumerate(graph.all_nodes()):
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        names = [name for name in _strings(scopes)[:-1] if name]
+        node.name = "/".join([*names[-1:], f"{node.op_type}_{number}"])
+        node.metadata_props.clear()
+        node.doc_string = None
+
+
+def _strings(text: str) -> list[str]:
+    """The texts of a list as Python prints it."""
+    try:
+        return [str(part) for part in json.loads(text.replace("'", '"'))] if text else []
+    except json.JSONDecodeError:
+        return []
+
+
+def _name_dimensions(graph: Any) -> None:
+    """Call what varies by its name, and leave to runtimes what follows from it."""
+    ir = require("onnx_ir", "export")
+    named: dict[str, str] = {}
+    for value in graph.inputs:
+        shape = [] if value.shape is None else list(value.shape)
+        for axis, dim in enumerate(shape):
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                named.setdefault(dim.value, axis_names(len(shape))[axis])
+    for value in (*graph.inputs, *graph.outputs):
+        value.metadata_props.clear()
+        value.doc_string = None
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [
+                    ir.SymbolicDim(named.get(dim.value)) if isinstance(dim, ir.SymbolicDim) else dim
+                    for dim in value.shape
+                ]
+            )
+    kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if id(value) not in kept:
+                value.shape = value.type = None
+    for value in graph.initializers.values():
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes on versions and deprecations to itself; what matters is checked afterwards."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

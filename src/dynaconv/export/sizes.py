@@ -1,0 +1,103 @@
+"""How large a file is, beside the checkpoint it was made from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from dynaconv.errors import DynaconvError, require
+
+MB = 1e6
+MORE = 0.05
+"""Share by which a file's numbers may take more room than the checkpoint's."""
+SLACK_BYTES = 64_000
+"""Shapes, indices and the like of a small network's graph."""
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """Bytes of a file.
+
+    Args:
+        total: of all its files.
+        constants: of the numbers in it; None where the format does not tell them from code.
+        checkpoint: of the tensors in the network's ``state_dict``, each once.
+        extra: that folded branches were allowed to take.
+    """
+
+    total: int
+    constants: int | None
+    checkpoint: int
+    extra: int = 0
+
+    @property
+    def graph(self) -> int | None:
+        """Bytes of all that is no number."""
+        return None if self.constants is None else self.total - self.constants
+
+    def to_dict(self) -> dict[str, int | None]:
+        """Plain types."""
+        return {**asdict(self), "graph": self.graph}
+
+    def __str__(self) -> str:
+        """A line."""
+        parts = (
+            ""
+            if self.constants is None
+            else f" ({self.constants / MB:.2f} numbers, {(self.graph or 0) / MB:.2f} graph)"
+        )
+        return f"{self.total / MB:.2f} MB{parts}; the checkpoint's tensors are {self.checkpoint / MB:.2f} MB"
+
+    def check(self) -> None:
+        """Refuse a file that holds more than the network.
+
+        Raises:
+            DynaconvError: if its numbers take more than 5 % above the checkpoint's and what folding may take.
+        """
+        held = self.constants
+        if held is None or held <= self.checkpoint * (1 + MORE) + self.extra + SLACK_BYTES:
+            return
+        over = (held - self.checkpoint) / MB
+        raise DynaconvError(
+            f"the file would hold {held / MB:.2f} MB of numbers, the checkpoint {self.checkpoint / MB:.2f} MB; expected at "
+            f"most {MORE:.0%} more. If that is meant, allow it: max_extra_mb={over:.1f}"
+        )
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Bytes of a network's ``state_dict`` as a checkpoint holds it: tensors that share memory once.
+
+    Example:
+        >>> state_bytes(nn.Linear(3, 2))
+        32
+    """
+    tensors = {(t.data_ptr(), t.shape, t.dtype) if t.numel() else id(t): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def onnx_constants(path: Path) -> Counter[tuple[Any, ...]]:
+    """The numbers in an ONNX file: bytes by type, shape and content, summed over every copy.
+
+    Args:
+        path: the file.
+    """
+    onnx = require("onnx", "export")
+    held: Counter[tuple[Any, ...]] = Counter()
+    for tensor in onnx.load(str(path)).graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        held[(tensor.data_type, tuple(tensor.dims), hash(array.tobytes()))] += array.nbytes
+    return held
+
+
+def program_bytes(program: ExportedProgram) -> int:
+    """Bytes of the numbers that a program carries, each storage once."""
+    storages = {}
+    for value in (*program.state_dict.values(), *program.constants.values()):
+        if isinstance(value, Tensor):
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+    return sum(storages.values())
