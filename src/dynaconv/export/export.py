@@ -27,7 +27,7 @@ from dynaconv.export.program import trace
 from dynaconv.export.report import ExportReport
 from dynaconv.export.runtimes import RUNTIMES, Runtime
 from dynaconv.export.settings import SUFFIXES, ExportSettings, Format
-from dynaconv.export.signature import fixed_sides, input_names, input_texts, output_names
+from dynaconv.export.signature import input_names, input_texts, output_names
 from dynaconv.export.sizes import MB, FileSize, onnx_constants, program_bytes, state_bytes
 from dynaconv.files import explained, sync
 from dynaconv.nn import inference_report
@@ -102,7 +102,7 @@ def export(
     with _timed(seconds, "trace"):
         say("following the network")
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        program = _trace(network, tuple(x.to(device) for x in inputs), chosen)
+        program = trace(network, tuple(x.to(device) for x in inputs), chosen)
     names = (input_names(model, len(inputs)), output_names(program))
 
     with _staging(place) as folder:
@@ -167,16 +167,6 @@ def _network(model: nn.Module, settings: ExportSettings, dtype: torch.dtype) -> 
         model = model.to("cpu") if elsewhere else model
         model = model.to(dtype) if settings.half else model
     return deployable(model, settings.max_extra_mb)
-
-
-def _trace(network: nn.Module, inputs: tuple[Tensor, ...], settings: ExportSettings) -> ExportedProgram:
-    program = trace(network, inputs, settings)
-    batch, sides = fixed_sides(program)
-    if settings.dynamic_batch and batch is not None:
-        raise DynaconvError(f"the network takes batches of {batch} only; leave dynamic_batch out")
-    if settings.dynamic_size and sides is not None:
-        raise DynaconvError(f"the network takes images of {format_shape(sides)} only; leave dynamic_size out")
-    return program
 
 
 def _properties(model: nn.Module, description: Mapping[str, Any] | None) -> dict[str, Any]:

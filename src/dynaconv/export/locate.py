@@ -1,9 +1,9 @@
 """Where a file leaves its network: the first module whose output differs, and all that comes of it.
 
 Values in the file are compared with the outputs of the network's modules. Which value is a module's output stands in
-the program that the file was made from: the last node that was traced in the module. A module may differ by right, where
-a norm behind it was folded into it: then what follows it agrees again. The first that differs without anything after it
-agreeing is the one.
+the program that the file was made from: the last node that was traced in the module. A module may differ by right,
+where a norm behind it was folded into it: then what follows it agrees again. The first that differs without anything
+after it agreeing is the one.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class ExportReport:
             lines += ["", *_table(self.comparisons), ""]
             kind = "float16" if settings.half else "float32"
             lines.append(
-                f"errors: relative to how far outputs spread over samples, against the network in {self.reference_type}; "
+                f"errors: relative to the spread of outputs over samples, from the network in {self.reference_type}; "
                 f"PyTorch's own in {kind}: {self.own_error:.1e}"
             )
         elif not settings.check:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -20,32 +18,12 @@ def input_names(model: nn.Module, count: int) -> list[str]:
 
 
 def output_names(program: ExportedProgram) -> list[str]:
-    """Names of the outputs in a file: of a mapping its keys; ``logits`` of one tensor, ``(B, classes)``."""
+    """Names of the outputs in a file: the program's, but ``logits`` for one ``(B, classes)``."""
+    names = [str(name) for name in program.graph_signature.user_outputs]
     output = next(node for node in program.graph.nodes if node.op == "output")
-    count = len(program.graph_signature.user_outputs)
-    leaves = list(output.args[0])[-count:] if count else []
-    values = [leaf.meta["val"] if isinstance(leaf, torch.fx.Node) else leaf for leaf in leaves]
-    spec = program.call_spec.out_spec
-    return names_of(values if spec is None else pytree.tree_unflatten(values, spec))
-
-
-def names_of(outputs: object) -> list[str]:
-    """Names of a network's tensors, in the order in which a file gives them.
-
-    Example:
-        >>> names_of({"coarse": torch.zeros(1, 2), "pair": (torch.zeros(1), torch.zeros(1))})
-        ['coarse', 'pair_0', 'pair_1']
-        >>> names_of([torch.zeros(1)]), names_of(torch.zeros(1, 10))
-        (['output_0'], ['logits'])
-    """
-    if isinstance(outputs, Tensor):
-        return ["logits" if outputs.dim() == 2 else "output"]
-    leaves, _ = pytree.tree_flatten_with_path(outputs)
-    names = []
-    for path, value in leaves:
-        if isinstance(value, Tensor):
-            keys = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
-            names.append("_".join(keys if isinstance(outputs, Mapping) else ["output", *keys]))
+    values = [getattr(leaf, "meta", {}).get("val") for leaf in output.args[0]]
+    if len(names) == 1 and isinstance(values[-1], Tensor) and values[-1].dim() == 2:
+        return ["logits"]
     return names
 
 
@@ -63,14 +41,6 @@ def input_texts(program: ExportedProgram, names: Sequence[str]) -> dict[str, str
         sides = [str(side) if isinstance(side, int) else letters[axis] for axis, side in enumerate(value.shape)]
         found[name] = f"{str(value.dtype).removeprefix('torch.')} ({', '.join(sides)})"
     return found
-
-
-def fixed_sides(program: ExportedProgram) -> tuple[int | None, tuple[int, ...] | None]:
-    """The batch if a program is for one only, and the sides of its images likewise; None of what varies."""
-    values = [value for value in input_values(program) if value.dim()]
-    batch = next((value.shape[0] for value in values if isinstance(value.shape[0], int)), None)
-    sides = next((value.shape[2:] for value in values if any(isinstance(side, int) for side in value.shape[2:])), None)
-    return batch, None if sides is None else tuple(sides)
 
 
 def axis_names(count: int) -> tuple[str, ...]:

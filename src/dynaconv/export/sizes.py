@@ -64,8 +64,8 @@ class FileSize:
             return
         over = (held - self.checkpoint) / MB
         raise DynaconvError(
-            f"the file would hold {held / MB:.2f} MB of numbers, the checkpoint {self.checkpoint / MB:.2f} MB; expected at "
-            f"most {MORE:.0%} more. If that is meant, allow it: max_extra_mb={over:.1f}"
+            f"the file would hold {held / MB:.2f} MB of numbers, its checkpoint {self.checkpoint / MB:.2f}; expected "
+            f"at most {MORE:.0%} more. If that is meant, allow it: max_extra_mb={over:.1f}"
         )
 
 
