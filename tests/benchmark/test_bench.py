@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import random
+from dataclasses import replace
 from statistics import median
 
 import pytest
 import torch
 
 import dynaconv
-import dynaconv.benchmark.bench as bench
 import dynaconv.benchmark.measures as measures
+import dynaconv.benchmark.roofline as roofline
 from dynaconv.benchmark import BenchSettings, results_of, run_bench
 from dynaconv.benchmark.contenders import CONTENDERS, REFERENCE, build, contenders_of, settle
+from dynaconv.benchmark.kinds import KINDS, PASSES
 from dynaconv.benchmark.measures import measure_network
 from dynaconv.benchmark.picture import groups, save_picture
 from dynaconv.benchmark.settings import NETWORKS, find_networks
-from dynaconv.benchmark.table import markdown, memory_table, notes, time_table
+from dynaconv.benchmark.table import memory_table, notes, time_table
 from dynaconv.errors import DynaconvError, UnknownModelError
 from dynaconv.models import get_preset
 
@@ -35,7 +37,7 @@ def _quick(monkeypatch):
     """No processes that take long to start, no rounds beyond those asked for, no timing of the machine."""
     monkeypatch.setattr(measures, "measure_peak", lambda name, *rest: PEAKS[name] * 2**20)
     monkeypatch.setattr(measures, "CHEAP_SECONDS", 0)
-    monkeypatch.setattr(bench, "measure_machine", lambda device: MACHINE)
+    monkeypatch.setattr(roofline, "measure_machine", lambda device: MACHINE)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measures, "measure_peak", lambda name, *rest: PEAKS[name] * 2**20)
         patch.setattr(measures, "CHEAP_SECONDS", 0)
-        patch.setattr(bench, "measure_machine", lambda device: MACHINE)
+        patch.setattr(roofline, "measure_machine", lambda device: MACHINE)
         settings = BenchSettings(networks=FAST, **SMALL)
         return run_bench(settings, out, start=starts.append, note=lines.append), starts, lines
 
@@ -118,7 +120,7 @@ def test_tables_show_the_figures(finished):
     header, rows = memory_table(result.values)
     assert dict(zip(header, rows[0], strict=True))["excess / textbook's"] == "30% of 100 MiB"
     text = result.markdown.read_text()
-    assert text == markdown(result.values, result.picture.name)
+    assert text == PASSES.markdown(result.values, result.picture.name)
     assert text.count("\n| ") == 6 + 1 + 4 + 1 + 1
     assert result.values["command"] in text
     said = " ".join(notes(result.values))
@@ -165,7 +167,7 @@ def test_an_interruption_keeps_what_was_measured(tmp_path, monkeypatch, finished
             raise KeyboardInterrupt
         return known[0]
 
-    monkeypatch.setattr(bench, "measure_network", measured)
+    monkeypatch.setattr(measures, "measure_network", measured)
     with pytest.raises(KeyboardInterrupt):
         run_bench(BenchSettings(networks=FAST, **SMALL), tmp_path)
     (path,) = tmp_path.iterdir()
@@ -182,8 +184,8 @@ def test_threads_are_put_back(tmp_path, monkeypatch, finished):
         seen.append(torch.get_num_threads())
         return finished[0].values["networks"][0]
 
-    monkeypatch.setattr(bench, "measure_network", measured)
-    monkeypatch.setattr(bench, "save_picture", lambda values, path: path)
+    monkeypatch.setattr(measures, "measure_network", measured)
+    monkeypatch.setitem(KINDS, "bench", replace(PASSES, save_picture=lambda values, path: path))
     before = torch.get_num_threads()
     result = run_bench(BenchSettings(networks=FAST[:1], threads=before + 1, **SMALL), tmp_path)
     assert seen == [before + 1]
@@ -250,7 +252,7 @@ def test_the_hopeless_are_timed_once(monkeypatch):
 
 def test_short_passes_run_more_rounds(monkeypatch):
     monkeypatch.setattr(measures, "CHEAP_SECONDS", 10)
-    assert [measures._enough(4, seconds) for seconds in (0.1, 1, 5, 100)] == [20, 10, 4, 4]
+    assert [measures.enough_rounds(4, seconds) for seconds in (0.1, 1, 5, 100)] == [20, 10, 4, 4]
 
 
 def test_a_compiler_that_fails_is_a_note(monkeypatch):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dynaconv.benchmark.bench import read_results
+from dynaconv.benchmark.kinds import PASSES
 from dynaconv.benchmark.page import PLACE, fill_page, filled_text
-from dynaconv.benchmark.table import markdown
 from dynaconv.errors import DynaconvError
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def test_a_page_is_filled_and_stays_so(tmp_path):
     (results / "bench-x.png").touch()
     assert fill_page(page) == [results / "bench-x.json"]
     text = page.read_text()
-    assert markdown(read_results(SAMPLE), "results/bench-x.png") in text
+    assert PASSES.markdown(read_results(SAMPLE), "results/bench-x.png") in text
     assert text.startswith("# Speed\n\n<!-- table: results/bench-x.json -->\n| network |")
     assert text.endswith("<!-- end of table -->\n\nafter\n")
     assert "old" not in text

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import dynaconv.benchmark.bench as bench
+import dynaconv.benchmark.measures as measures
+import dynaconv.benchmark.roofline as roofline
+from dynaconv.benchmark.kinds import KINDS, PASSES, RUNTIMES
 from dynaconv.cli.main import main
 
 SAMPLE = Path(__file__).parents[1] / "data" / "bench-sample.json"
+RUNTIMES_SAMPLE = SAMPLE.with_name("bench-runtimes-sample.json")
 
 
 @pytest.fixture
@@ -23,9 +27,10 @@ def measured(monkeypatch):
         note("  measured")
         return {**sample["networks"][0], "name": network}
 
-    monkeypatch.setattr(bench, "measure_network", measure)
-    monkeypatch.setattr(bench, "measure_machine", lambda device: sample["machine"])
-    monkeypatch.setattr(bench, "save_picture", lambda values, path: path)
+    monkeypatch.setattr(measures, "measure_network", measure)
+    monkeypatch.setattr(roofline, "measure_machine", lambda device: sample["machine"])
+    for kind in (PASSES, RUNTIMES):
+        monkeypatch.setitem(KINDS, kind.name, replace(kind, save_picture=lambda values, path: path))
     return seen
 
 
@@ -80,7 +85,7 @@ def test_an_interruption_says_where_the_figures_are(measured, tmp_path, monkeypa
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "measure_network", interrupted)
+    monkeypatch.setattr(measures, "measure_network", interrupted)
     assert main(["bench", "se_resnet18", "--out", str(tmp_path)]) == 130
     assert f"is in the newest file of {tmp_path}; `dynaconv bench --from` shows it" in capsys.readouterr().out
 
@@ -115,3 +120,42 @@ def test_flags_that_can_not_be_read(arguments):
     with pytest.raises(SystemExit) as stop:
         main(["bench", *arguments])
     assert stop.value.code == 2
+
+
+def test_runtimes(monkeypatch, measured, tmp_path, capsys):
+    import dynaconv.benchmark.runtimes.measures as runtime_measures
+
+    sample, seen = json.loads(RUNTIMES_SAMPLE.read_text()), []
+
+    def measure(network, settings, note):
+        seen.append((network, settings))
+        return {**sample["networks"][0], "name": network}
+
+    monkeypatch.setattr(runtime_measures, "measure_network", measure)
+    arguments = ["kw1x_resnet18", "--runtime", "onnxruntime", "aoti", "--inference-batches", "2", "--threads", "1"]
+    assert main(["bench", *arguments, "--no-dynamic-batch", "--max-extra-mb", "7", "--out", str(tmp_path)]) == 0
+    ((network, settings),) = seen
+    assert network == "kw1x_resnet18"
+    assert (settings.runtimes, settings.batches) == (("eager", "onnxruntime", "aoti"), (2,))
+    assert (settings.threads, settings.dynamic_batch, settings.max_extra_mb) == (1, False, 7)
+    text = capsys.readouterr().out
+    assert "minutes on two cores" in text
+    assert "onnxruntime" in text.split("static, ms/image")[1]
+    (file,) = tmp_path.glob("bench-runtimes-*.json")
+    assert main(["bench", "--from", str(file)]) == 0
+    assert f"results: {file}, {file.stem}-2.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--runtime", "tensorrt"], "runtime='tensorrt' is not known"),
+        (["--runtime"], "runtime: none is given"),
+        (["--runtime", "aoti", "--training-batches", "3"], "--training-batches is not for --runtime"),
+        (["--runtime", "aoti", "--compile"], "--compile is not for --runtime"),
+        (["--no-dynamic-batch"], "--no-dynamic-batch is for --runtime"),
+    ],
+)
+def test_flags_of_runtimes_alone(arguments, text, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"dynaconv bench: {text}")

@@ -21,6 +21,7 @@ def time_interleaved(
     synchronize: Callable[[], None] = lambda: None,
     warm_up: int = WARM_UP_ROUNDS,
     limits: Mapping[str, int] | None = None,
+    rest: float = 0.0,
 ) -> dict[str, list[float]]:
     """Time functions in turn.
 
@@ -30,6 +31,7 @@ def time_interleaved(
         synchronize: called before the clock is read.
         warm_up: further rounds before, which do not count.
         limits: of functions so slow that they sit out the warm-up and all but the first so many rounds, by name.
+        rest: seconds of sleep before each, in which another runtime's threads give up waiting for more work.
 
     Returns:
         Seconds of every round, by name; fewer where there is a limit.
@@ -42,6 +44,8 @@ def time_interleaved(
         for name in order:
             if name in limits and not 0 <= turn < limits[name]:
                 continue
+            if rest:
+                time.sleep(rest)
             synchronize()
             began = time.perf_counter()
             functions[name]()

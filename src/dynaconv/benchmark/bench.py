@@ -14,18 +14,16 @@ import torch
 
 from dynaconv.analysis.environment import command_line, environment, utc_now
 from dynaconv.analysis.files import free_stem, timed_stem
-from dynaconv.benchmark.measures import Note, measure_network
-from dynaconv.benchmark.picture import save_picture
-from dynaconv.benchmark.roofline import measure_machine
+from dynaconv.benchmark.kinds import KINDS, Kind, kind_of
+from dynaconv.benchmark.measures import Note
+from dynaconv.benchmark.runtimes.settings import RuntimeSettings
 from dynaconv.benchmark.settings import BenchSettings
-from dynaconv.benchmark.table import markdown
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
-from dynaconv.ops import native_status
 
-KIND, FORMAT = "bench", 1
-"""What the JSON file is, and the version of its layout."""
-KINDS = ("json", "md", "png")
+FORMAT = 1
+"""The version of the JSON file's layout."""
+ENDINGS = ("json", "md", "png")
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,11 @@ class BenchResult:
     json: Path
     markdown: Path
     picture: Path
+
+    @property
+    def kind(self) -> Kind:
+        """The sort of benchmark, which knows how it is shown."""
+        return KINDS[self.values["kind"]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class NetworkStart:
 
 
 def run_bench(
-    settings: BenchSettings,
+    settings: BenchSettings | RuntimeSettings,
     out: str | Path,
     *,
     start: Callable[[NetworkStart], None] = lambda network: None,
@@ -74,7 +77,7 @@ def run_bench(
     The JSON file is written anew after every network, so that an interruption loses one at most.
 
     Args:
-        settings: what to measure.
+        settings: what to measure: passes of PyTorch, or exported files in their runtimes.
         out: folder of the results, made if need be.
         start: called before each network.
         note: called with a line about everything else that takes time or fails.
@@ -101,7 +104,7 @@ def results_of(path: str | Path) -> BenchResult:
     values = read_results(path)
     if not values["networks"]:
         raise DynaconvError(f"{path} holds no network: its benchmark was interrupted before the first was measured")
-    stem = free_stem(path.parent, path.stem, KINDS[1:])
+    stem = free_stem(path.parent, path.stem, ENDINGS[1:])
     return _write_shown(values, path, path.with_name(f"{stem}.md"), path.with_name(f"{stem}.png"))
 
 
@@ -115,42 +118,55 @@ def read_results(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DynaconvError(f"{path} can not be read as JSON: {error}") from error
-    if not isinstance(values, Mapping) or values.get("kind") != KIND:
+    if not isinstance(values, Mapping) or values.get("kind") not in KINDS:
         raise DynaconvError(f"{path} is not of a benchmark; expected a bench-TIME.json of `dynaconv bench`")
     if values.get("format") != FORMAT:
         raise DynaconvError(f"{path} has format {values.get('format')!r}; this version reads format {FORMAT}")
     return dict(values)
 
 
-def _run(settings: BenchSettings, out: Path, start: Callable[[NetworkStart], None], note: Note) -> BenchResult:
-    note("measuring what the machine can do")
+def shown_results(path: Path, picture: str | None) -> str:
+    """Tables, notes and picture of a benchmark's JSON file, as Markdown.
+
+    Args:
+        path: the JSON file.
+        picture: name of its picture, if there is one.
+    """
+    values = read_results(path)
+    return KINDS[values["kind"]].markdown(values, picture)
+
+
+def _run(
+    settings: BenchSettings | RuntimeSettings, out: Path, start: Callable[[NetworkStart], None], note: Note
+) -> BenchResult:
+    kind = kind_of(settings)
     values: dict[str, Any] = {
-        "kind": KIND,
+        "kind": kind.name,
         "format": FORMAT,
         "date": utc_now().isoformat(timespec="seconds"),
         "command": command_line(),
         "complete": False,
         "settings": settings.to_dict(),
         "environment": environment(),
-        "native": native_status().partition(": /")[0],  # where they are kept is nobody's business
         "load_average_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "machine": measure_machine(settings.device),
+        **kind.begin(settings, note),
         "networks": [],
     }
-    stem = timed_stem(out, KIND, KINDS)
+    stem = timed_stem(out, kind.name, ENDINGS)
     path = out / f"{stem}.json"
     write_text(path, json.dumps(values, indent=2))
     began = time.perf_counter()
     for done, network in enumerate(settings.networks):
         left = (time.perf_counter() - began) / done * (len(settings.networks) - done) if done else None
         start(NetworkStart(network, done + 1, len(settings.networks), left))
-        values["networks"].append(measure_network(network, settings, values["machine"], note))
+        values["networks"].append(kind.measure(network, settings, values, note))
         values["complete"] = done + 1 == len(settings.networks)
         write_text(path, json.dumps(values, indent=2))
     return _write_shown(values, path, path.with_suffix(".md"), path.with_suffix(".png"))
 
 
 def _write_shown(values: dict[str, Any], path: Path, text: Path, picture: Path) -> BenchResult:
-    save_picture(values, picture)
-    write_text(text, markdown(values, picture.name))
+    kind = KINDS[values["kind"]]
+    kind.save_picture(values, picture)
+    write_text(text, kind.markdown(values, picture.name))
     return BenchResult(values, path, text, picture)

@@ -122,16 +122,16 @@ def _time_pass(
                 torch._dynamo.reset()
             call = make_pass(contender, models[contender.name], data, training)
             if contender.compiled:
-                compiling[contender.name] = _seconds(call)
-            first[contender.name] = _seconds(call)
+                compiling[contender.name] = seconds_of(call)
+            first[contender.name] = seconds_of(call)
             functions[contender.name] = call
         except Exception as error:  # out of memory, no compiler: the others have their figures
             failed(f"{contender.title}, {pass_name(training)}, batch {batch}", error)
     slow = {name: 1 for name, seconds in first.items() if seconds > settings.patience}
     ready = torch.cuda.synchronize if settings.device == "cuda" else lambda: None
-    rounds = _enough(settings.rounds, sum(seconds for name, seconds in first.items() if name not in slow))
+    rounds = enough_rounds(settings.rounds, sum(seconds for name, seconds in first.items() if name not in slow))
     seconds = time_interleaved(functions, rounds, ready, warm_up=1, limits=slow)
-    entries = {name: _entry(values, seconds.get(REFERENCE), batch) for name, values in seconds.items()}
+    entries = {name: timing_entry(values, seconds.get(REFERENCE), batch) for name, values in seconds.items()}
     for name, value in compiling.items():
         if name in entries:
             entries[name]["compile_seconds"] = value
@@ -143,7 +143,8 @@ def _time_pass(
     return timing
 
 
-def _entry(seconds: list[float], reference: list[float] | None, batch: int) -> dict[str, Any]:
+def timing_entry(seconds: list[float], reference: list[float] | None, batch: int) -> dict[str, Any]:
+    """The figures of one contender, from its seconds of every round and those of what it is related to."""
     return {
         "seconds_per_image": summarise(seconds, reference, batch),
         "ratio_quartiles": None if reference is None else list(ratio_quartiles(seconds, reference)),
@@ -152,12 +153,13 @@ def _entry(seconds: list[float], reference: list[float] | None, batch: int) -> d
     }
 
 
-def _enough(rounds: int, seconds: float) -> int:
-    """How many rounds of so many seconds to run."""
+def enough_rounds(rounds: int, seconds: float) -> int:
+    """How many rounds of so many seconds to run: short ones more often."""
     return max(rounds, min(MORE_ROUNDS * rounds, int(CHEAP_SECONDS / seconds))) if seconds > 0 else rounds
 
 
-def _seconds(call: Callable[[], None]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long one call takes."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynaconv.benchmark.bench import read_results
-from dynaconv.benchmark.table import markdown
+from dynaconv.benchmark.bench import shown_results
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
 
@@ -64,6 +63,6 @@ def filled_text(text: str, folder: Path) -> tuple[str, list[Path]]:
         shown.append(results)
         picture = Path(place[2]).with_suffix(".png")
         named = picture.as_posix() if (folder / picture).is_file() else None
-        return place[1] + markdown(read_results(results), named) + place[4]
+        return place[1] + shown_results(results, named) + place[4]
 
     return PLACE.sub(fill, text), shown

@@ -13,7 +13,8 @@ from dynaconv.benchmark.contenders import CONTENDERS, REFERENCE
 COLUMNS = 2
 WIDTH = 0.8
 """Share of a group's place that its bars take."""
-COLOURS = {name: f"C{index}" for index, name in enumerate(name for name in CONTENDERS if name != REFERENCE)}
+COLOURS = {CONTENDERS[name].title: f"C{index}" for index, name in enumerate(n for n in CONTENDERS if n != REFERENCE)}
+"""By title, in the order in which bars stand."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Group:
 
     Args:
         label: on the axis.
-        ratios: to the static network, by contender, each with its quartiles.
+        ratios: to the static network, by the contender's title, each with its quartiles.
         limit: the machine's, as a ratio; None if it is not known.
     """
 
@@ -40,7 +41,7 @@ def groups(network: Mapping[str, Any]) -> list[Group]:
     found = []
     for timing in network["timings"]:
         ratios = {
-            name: (entry["seconds_per_image"]["ratio"], *entry["ratio_quartiles"])
+            CONTENDERS[name].title: (entry["seconds_per_image"]["ratio"], *entry["ratio_quartiles"])
             for name, entry in timing["contenders"].items()
             if name != REFERENCE and entry["ratio_quartiles"] is not None
         }
@@ -59,17 +60,33 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     Raises:
         MissingExtraError: without matplotlib.
     """
-    networks = values["networks"]
-    columns = min(COLUMNS, len(networks))
-    rows = -(-len(networks) // columns)
+    return save_panels(values, {network["name"]: groups(network) for network in values["networks"]}, COLOURS, path)
+
+
+def save_panels(
+    values: Mapping[str, Any], panels: Mapping[str, list[Group]], colours: Mapping[str, str], path: Path
+) -> Path:
+    """Draw groups of bars, a panel a network.
+
+    Args:
+        values: content of a benchmark's JSON file, for what stands above.
+        panels: by the network's name.
+        colours: by title of a bar, in the order in which bars stand.
+        path: the PNG, written in one move.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
     figure = new_figure(7.5 * columns, 3.2 * rows + 0.9)
     every_axes = figure.subplots(rows, columns, squeeze=False).flatten()
     drawn: dict[str, Any] = {}
-    for axes, network in zip(every_axes, networks, strict=False):
-        _draw(axes, groups(network), drawn)
-        axes.set_title(network["name"], fontsize=10)
+    for axes, (name, shown) in zip(every_axes, panels.items(), strict=False):
+        _draw(axes, shown, colours, drawn)
+        axes.set_title(name, fontsize=10)
         axes.set_ylabel("time / static network's", fontsize=9)
-    for axes in every_axes[len(networks) :]:
+    for axes in every_axes[len(panels) :]:
         axes.set_visible(False)
     hardware = values["environment"]["hardware"]
     where = f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} thread(s)"
@@ -80,8 +97,8 @@ def save_picture(values: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path, dpi=100)
 
 
-def _draw(axes: Any, shown: list[Group], drawn: dict[str, Any]) -> None:
-    names = [name for name in COLOURS if any(name in group.ratios for group in shown)]
+def _draw(axes: Any, shown: list[Group], colours: Mapping[str, str], drawn: dict[str, Any]) -> None:
+    names = [name for name in colours if any(name in group.ratios for group in shown)]
     width = WIDTH / max(len(names), 1)
     for index, name in enumerate(names):
         places = [i for i, group in enumerate(shown) if name in group.ratios]
@@ -90,12 +107,12 @@ def _draw(axes: Any, shown: list[Group], drawn: dict[str, Any]) -> None:
             [max(middle - low, 0) for middle, low, _ in ratios],
             [max(high - middle, 0) for middle, _, high in ratios],
         ]
-        drawn[CONTENDERS[name].title] = axes.bar(
+        drawn[name] = axes.bar(
             [i - WIDTH / 2 + (index + 0.5) * width for i in places],
             [middle for middle, _, _ in ratios],
             width,
             yerr=bars,
-            color=COLOURS[name],
+            color=colours[name],
             error_kw={"linewidth": 1},
         )
     limited = [(i, group.limit) for i, group in enumerate(shown) if group.limit is not None]

@@ -64,17 +64,17 @@ class BenchSettings:
             raise DynaconvError("no networks; give at least one preset (`dynaconv models` lists them)")
         for name in self.networks:
             get_preset(name)
-        _check_once("network", self.networks)
+        check_once("network", self.networks)
         for kind in ("inference_batches", "training_batches"):
             for batch in getattr(self, kind):
-                _check_count(kind, batch)
-            _check_once(kind, getattr(self, kind))
+                check_number(kind, batch)
+            check_once(kind, getattr(self, kind))
         if not self.inference_batches and not self.training_batches:
             raise DynaconvError("inference_batches and training_batches are both empty; give at least one batch")
         for kind in ("image_size", "rounds", "memory_batch"):
-            _check_count(kind, getattr(self, kind))
+            check_number(kind, getattr(self, kind))
         if self.threads is not None:
-            _check_count("threads", self.threads)
+            check_number("threads", self.threads)
         if not self.patience > 0:
             raise DynaconvError(f"patience={self.patience!r}; expected seconds above 0")
         if not 0 <= self.max_extra_mb < math.inf:
@@ -109,11 +109,13 @@ def find_networks(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _check_count(name: str, value: Any) -> None:
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DynaconvError(f"{name}: {value!r}; expected a whole number, at least 1")
 
 
-def _check_once(name: str, values: Sequence[Any]) -> None:
+def check_once(name: str, values: Sequence[Any]) -> None:
+    """Refuse what is given more than once."""
     if twice := sorted({str(value) for value in values if values.count(value) > 1}):
         raise DynaconvError(f"{name}: {', '.join(twice)} is given more than once; give each once")

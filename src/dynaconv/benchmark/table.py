@@ -15,6 +15,15 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Names of the columns, and rows of text."""
 
 
+def tables(values: Mapping[str, Any]) -> list[Table]:
+    """Time, and memory if it was measured.
+
+    Args:
+        values: content of a benchmark's JSON file.
+    """
+    return [table for table in (time_table(values), memory_table(values)) if table is not None]
+
+
 def time_table(values: Mapping[str, Any]) -> Table:
     """A row for every network, pass and batch; a column for every contender that ran anywhere.
 
@@ -69,20 +78,8 @@ def notes(values: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def markdown(values: Mapping[str, Any], picture: str | None = None) -> str:
-    """The tables with their notes, the command that made them, and the picture, as Markdown.
-
-    Args:
-        values: content of a benchmark's JSON file.
-        picture: name of the picture beside the file.
-    """
-    tables = [_as_markdown(table) for table in (time_table(values), memory_table(values)) if table is not None]
-    listed = "\n".join(f"- {line}" for line in notes(values))
-    shown = [f"![Time of every contender as a ratio to the static network]({picture})"] if picture else []
-    return "\n\n".join([*tables, listed, f"```sh\n{values['command']}\n```", *shown]) + "\n"
-
-
-def _as_markdown(table: Table) -> str:
+def as_markdown(table: Table) -> str:
+    """A table whose first two columns are aligned left."""
     header, rows = table
     rule = tuple("---" if index < 2 else "---:" for index in range(len(header)))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
@@ -100,13 +97,14 @@ def _time_row(timing: Mapping[str, Any], shown: Sequence[str]) -> tuple[str, ...
         timing["pass"],
         str(timing["batch"]),
         NONE if static is None else f"{1000 * static['seconds_per_image']['median']:.3g}",
-        *(_ratio(contenders.get(name)) for name in shown if name != REFERENCE),
+        *(ratio_text(contenders.get(name)) for name in shown if name != REFERENCE),
         NONE if bound is None else f"{bound['ratio']:.2f}x{' r' if bound['bound'] == 'reading' else ''}",
         NONE if textbook is None else f"{textbook['ratio']:.2f}x",
     )
 
 
-def _ratio(entry: Mapping[str, Any] | None) -> str:
+def ratio_text(entry: Mapping[str, Any] | None) -> str:
+    """A contender's median ratio with its quartiles; milliseconds where there is nothing to relate to."""
     if entry is None:
         return NONE
     values = entry["seconds_per_image"]

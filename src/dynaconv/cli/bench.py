@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dynaconv.benchmark.runtimes.settings import RUNTIMES, RuntimeSettings
 from dynaconv.benchmark.settings import NETWORKS, BenchSettings
 from dynaconv.cli.options import duration, format_table, make_parser
 from dynaconv.errors import DynaconvError
@@ -14,8 +15,11 @@ contenders in turn, in one process), and peak memory (each in a process of its o
 channels_last and NCHW, this library's way, also prepared for inference, and the textbook's: make all kernels, then one
 grouped convolution. Beside them stands what the machine could do at its peak.
 
-Writes bench-TIME.json, .md and .png to --out, never over earlier ones; the JSON file after every network. Nothing else
-should run on the machine."""
+With --runtime, inference alone, in other runtimes: preset and static network are exported alike, a file for each batch
+and one for any, and each runtime has its own ratio.
+
+Writes bench-TIME.json (bench-runtimes-TIME.json), .md and .png to --out, never over earlier ones; the JSON file after
+every network. Nothing else should run on the machine."""
 
 EXAMPLES = """
 dynaconv bench                                                    # seven networks, about an hour on two cores
@@ -23,9 +27,14 @@ dynaconv bench kw1x_resnet18 od4x_resnet18 --threads 1
 dynaconv bench 'kw*_mobilenetv2_100' --training-batches           # inference alone
 dynaconv bench kw1x_resnet50 --inference-batches 1 --training-batches --compile
 dynaconv bench --all --image-size 64 --rounds 3 --no-memory
+dynaconv bench kw1x_resnet18 --runtime onnxruntime openvino       # the exported network against the exported static one
+dynaconv bench kw1x_resnet18 --runtime aoti compile --inference-batches 1     # minutes of compiling
 dynaconv bench --from bench/bench-TIME.json                       # tables and picture again
 dynaconv bench --page docs/speed.md                               # put committed results into a page
 """
+
+SHARED = ("image_size", "rounds", "threads")
+"""Flags that mean the same with --runtime and without."""
 
 
 def parser() -> Any:
@@ -35,13 +44,24 @@ def parser() -> Any:
     flags.add_argument(
         "networks", type=str, nargs="*", help=f"presets or patterns of them; if not given {', '.join(NETWORKS)}"
     )
+    flags.add_argument(
+        "--runtime",
+        type=str,
+        nargs="*",
+        default=None,
+        help=f"measure exported files: one or several of {', '.join(RUNTIMES)}; eager, PyTorch itself, always runs",
+    )
+    flags.add_argument(
+        "--no-dynamic-batch", action="store_true", help="with --runtime: no file that takes any number of images"
+    )
     flags.add_argument("--all", action="store_true", help="every preset")
     flags.add_argument(
         "--inference-batches",
         type=int,
         nargs="*",
-        default=list(usual.inference_batches),
-        help="images of a forward pass; none for no inference",
+        default=None,
+        help=f"images of a forward pass; none for no inference; usually {_listed(usual.inference_batches)}, with "
+        f"--runtime {_listed(RuntimeSettings.batches)}",
     )
     flags.add_argument(
         "--training-batches",
@@ -71,9 +91,10 @@ def parser() -> Any:
     )
     flags.add_argument(
         "--max-extra-mb",
-        type=float,
-        default=usual.max_extra_mb,
-        help="memory that preparing a network for inference may add",
+        type=float | None,
+        default=None,
+        help=f"memory that preparing a network for inference may add; usually {usual.max_extra_mb:g}, with --runtime "
+        f"{RuntimeSettings.max_extra_mb:g}",
     )
     flags.add_argument("--out", type=str, default="bench", help="folder of the results")
     flags.add_argument("--from", type=str | None, default=None, help="an earlier bench-TIME.json; nothing is measured")
@@ -96,7 +117,7 @@ def run(arguments: Sequence[str]) -> None:
     if values["from"] is not None:
         _show(results_of(values["from"]))
         return
-    settings = _settings(values)
+    settings = _settings(values) if values["runtime"] is None else _runtime_settings(values)
     print(f"{len(settings.networks)} network(s); results go to {values['out']}", flush=True)
     try:
         _show(run_bench(settings, values["out"], start=_start, note=_note))
@@ -106,20 +127,48 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _settings(values: dict[str, Any]) -> BenchSettings:
+    if values["no_dynamic_batch"]:
+        raise DynaconvError("--no-dynamic-batch is for --runtime")
+    given = {key: values[key] for key in ("max_extra_mb",) if values[key] is not None}
+    if values["inference_batches"] is not None:
+        given["inference_batches"] = tuple(values["inference_batches"])
+    return BenchSettings(
+        networks=_networks(values, NETWORKS),
+        training_batches=tuple(values["training_batches"]),
+        compiled=values["compile"],
+        memory=not values["no_memory"],
+        **{key: values[key] for key in (*SHARED, "device", "patience", "memory_batch")},
+        **given,
+    )
+
+
+def _runtime_settings(values: dict[str, Any]) -> RuntimeSettings:
+    usual = parser().get_defaults().as_dict()
+    for key in ("training_batches", "device", "patience", "compile", "no_memory", "memory_batch"):
+        if values[key] != usual[key]:
+            raise DynaconvError(f"--{key.replace('_', '-')} is not for --runtime, which times inference on the CPU")
+    given = {"max_extra_mb": values["max_extra_mb"]} if values["max_extra_mb"] is not None else {}
+    if values["inference_batches"] is not None:
+        given["batches"] = tuple(values["inference_batches"])
+    return RuntimeSettings(
+        networks=_networks(values, RuntimeSettings.networks),
+        runtimes=tuple(values["runtime"]),
+        dynamic_batch=not values["no_dynamic_batch"],
+        **{key: values[key] for key in SHARED},
+        **given,
+    )
+
+
+def _networks(values: dict[str, Any], usual: Sequence[str]) -> tuple[str, ...]:
     from dynaconv.benchmark.settings import find_networks
 
     if values["all"] and values["networks"]:
         raise DynaconvError("--all and names of networks are both given; expected one of them")
-    names = ["*"] if values["all"] else values["networks"] or NETWORKS
-    same = ("image_size", "rounds", "threads", "device", "patience", "memory_batch", "max_extra_mb")
-    return BenchSettings(
-        networks=find_networks(names),
-        inference_batches=tuple(values["inference_batches"]),
-        training_batches=tuple(values["training_batches"]),
-        compiled=values["compile"],
-        memory=not values["no_memory"],
-        **{key: values[key] for key in same},
-    )
+    return find_networks(["*"] if values["all"] else values["networks"] or usual)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def _start(network: Any) -> None:
@@ -132,12 +181,9 @@ def _note(text: str) -> None:
 
 
 def _show(result: Any) -> None:
-    from dynaconv.benchmark.table import memory_table, notes, time_table
-
-    for table in (time_table(result.values), memory_table(result.values)):
-        if table is not None:
-            print(f"\n{format_table(*table, left=2)}")
+    for table in result.kind.tables(result.values):
+        print(f"\n{format_table(*table, left=2)}")
     print()
-    for line in notes(result.values):
+    for line in result.kind.notes(result.values):
         print(line)
     print(f"\nresults: {result.json}, {result.markdown.name}, {result.picture.name}")
