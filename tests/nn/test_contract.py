@@ -197,8 +197,9 @@ def test_strided_inputs(case, device):
     torch.testing.assert_close(layer(x), layer(x.contiguous()), **CLOSE)
 
 
-@every_case
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items() if len(case.size) != 3])
 def test_compiles_to_one_graph_for_any_batch(case):
+    """Layers of images are compiled in a network, see test_inference.py."""
     layer = case.make().eval()
     graphs = []
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from dynaconv.errors import DynaconvError
@@ -59,12 +56,3 @@ def test_temperature_takes_a_tenth_of_the_epochs_unless_said():
     assert ScheduleConfig(epochs=300).temperature_length == 30
     assert ScheduleConfig(epochs=300, temperature_epochs=20).temperature_length == 20
     assert ScheduleConfig(epochs=300, temperature_epochs=0).temperature_length == 0
-
-
-def test_reading_flags_needs_no_training_library():
-    code = (
-        "import sys, dynaconv.training.config, dynaconv.cli.main, dynaconv.cli.train as t; t.parser();"
-        "heavy = {'timm', 'lightning', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules);"
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

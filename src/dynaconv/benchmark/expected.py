@@ -26,9 +26,9 @@ from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
 
 COUNTED = (*NETWORKS, "kw1d4x_resnet18", "od1x_mobilenetv2_050", "cond8x_mobilenetv2_100", "dcd_resnet18")
-COMPILED = ("kernel_warehouse", "odconv", "dyconv")
+COMPILED = ("kernel_warehouse",)
 COMPILED_BATCHES = (1, 2, 5)
-PEAKS = ({"network": "kw1x_resnet18", "batch": 16}, {"network": "od4x_resnet18", "batch": 16})
+PEAKS = ({"network": "kw1x_resnet18", "batch": 16},)
 PEAK_IMAGE_SIZE = 64
 MARGINS = {"counts": 0.0, "graphs": 0.0, "training_peak_bytes": 0.15}
 """Relative margin of every group of figures."""
