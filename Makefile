@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynaconv needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	@echo "Setting up .venv: PyTorch and the training tools, a few minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[train,detection,export,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[train,detection,export,serve,dev]'
 	@touch $@
 
 demo: $(STAMP)
