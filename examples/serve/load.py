@@ -15,6 +15,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import onnxruntime
 from PIL import Image
 
 from dynaconv.analysis.environment import command_line, describe, environment
@@ -49,6 +51,22 @@ class Burst:
     seconds: float
     images: int
     batches: int
+
+
+def stand_ins(model: str, folder: Path) -> list[str]:
+    """Flags for a file that names no classes, such as a preset's without training: numbers, and ImageNet's images."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    if "dynaconv.classes" in session.get_modelmeta().custom_metadata_map:
+        return []
+    names = [str(number) for number in range(session.get_outputs()[0].shape[1])]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    images = {"image_size": 224, "mean": mean, "std": std, "crop_pct": 0.875, "interpolation": "bilinear"}
+    flags = []
+    for flag, value in (("classes", names), ("preprocessing", images)):
+        path = folder / f"{flag}.json"
+        path.write_text(json.dumps(value), encoding="utf-8")
+        flags += [f"--{flag}", str(path)]
+    return flags
 
 
 @contextmanager
@@ -97,7 +115,7 @@ async def burst(url: str, clients: int, seconds: float, image: tuple[bytes, str]
                 latencies.append(1000 * (time.perf_counter() - begun))
                 errors += not good
 
-        await asyncio.gather(*(ask() for _ in range(clients)))  # opens the connections
+        await asyncio.gather(*(client.get("/health") for _ in range(clients)))  # opens the connections
         latencies: list[float] = []
         errors, (images, batches) = 0, await counters()
         started = time.perf_counter()
@@ -128,28 +146,28 @@ def summary(network: str, way: str, clients: int, rounds: Sequence[Burst]) -> di
     }
 
 
-def measure(name: str, model: str, clients: Sequence[int], seconds: float, rounds: int, flags: Sequence[str]) -> Any:
+def measure(
+    name: str, model: str, flags: Sequence[str], given: argparse.Namespace, health: bool
+) -> tuple[list[dict[str, Any]], Any]:
     """All rows of one network, and what its services say of themselves."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
+        flags = [*flags, *stand_ins(model, Path(stack.enter_context(tempfile.TemporaryDirectory())))]
         urls = {way: stack.enter_context(service(model, [*flags, *more])) for way, more in WAYS.items()}
         facts = httpx2.get(f"{urls['batching']}/model").json()
         image = picture(facts["preprocessing"]["image_size"])
-        kinds = [(way, url, image) for way, url in urls.items()] + [(HEALTH, urls["batching"], None)]
-        for number in clients:
+        kinds: list[Any] = [(way, url, image) for way, url in urls.items()]
+        kinds += [(HEALTH, urls["batching"], None)] if health else []
+        for clients in given.clients:
             bursts: dict[str, list[Burst]] = {}
-            for _ in range(rounds):
+            for _ in range(given.rounds):
                 for way, url, sent in kinds:
-                    bursts.setdefault(way, []).append(asyncio.run(burst(url, number, seconds, sent)))
-            rows += [summary(name, way, number, found) for way, found in bursts.items()]
+                    bursts.setdefault(way, []).append(asyncio.run(burst(url, clients, given.seconds, sent)))
+            rows += [summary(name, way, clients, found) for way, found in bursts.items()]
             for row in rows[-len(kinds) :]:
                 print(table_row(row), flush=True)
-    return rows, {
-        "network": name,
-        "file": Path(model).name,
-        "request": {"bytes": len(image[0]), "type": image[1]},
-        **facts,
-    }
+    facts["classes"] = len(facts["classes"])
+    return rows, {"network": name, "request": {"bytes": len(image[0]), "type": image[1]}, **facts}
 
 
 def table_row(row: dict[str, Any]) -> str:
@@ -214,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows, services = [], []
     started = time.perf_counter()
     for name, _, path in models:
-        more, facts = measure(name, path, given.clients, given.seconds, given.rounds, flags)
+        more, facts = measure(name, path, flags, given, health=not rows)
         rows += more
         services.append(facts)
     machine = environment()

@@ -13,13 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
 import dynaconv
-from dynaconv.checkpoints.native import save_checkpoint
-from dynaconv.export.network import deployable
+from dynaconv.checkpoints.native import load_checkpoint, save_checkpoint
 from dynaconv.training.prediction import predict
 from tests.examples.serving import FOLDER, PREPROCESSING, serve, write_onnx
 from tests.examples.test_serve_images import KINDS
@@ -37,7 +35,8 @@ def exported(tmp_path_factory) -> SimpleNamespace:
     torch.manual_seed(0)
     config = dynaconv.KernelWarehouseConfig(partition="channel")
     backbone = {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32]}
-    model = dynaconv.create_model("resnet18", config=config, num_classes=len(NAMES), **backbone)
+    chosen = ["layer4.*"]  # one stage of dynamic layers is enough, and sooner exported than four
+    model = dynaconv.create_model("resnet18", config=config, where=chosen, num_classes=len(NAMES), **backbone)
     model.train()(torch.randn(16, 3, 24, 24))
     with torch.no_grad():
         model.get_submodule("fc").weight.mul_(20)
@@ -48,17 +47,17 @@ def exported(tmp_path_factory) -> SimpleNamespace:
         "crop_pct": 0.875,
         "interpolation": "bicubic",
     }
-    made = {"name": "resnet18", "config": config.to_dict(), "num_classes": len(NAMES), "backbone_kwargs": backbone}
+    made = {
+        "name": "resnet18",
+        "config": config.to_dict(),
+        "where": chosen,
+        "num_classes": len(NAMES),
+        "backbone_kwargs": backbone,
+    }
     save_checkpoint(folder / "best", model, {"model": made, "classes": NAMES, **preprocessing})
     file = folder / "best.onnx"
-    example = (torch.randn(2, 3, 24, 24),)
-    torch.onnx.export(
-        deployable(model), example, file, dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False
-    )
-    graph = onnx.load(file)
-    values = {"classes": NAMES, "preprocessing": preprocessing, "description": "a test"}
-    onnx.helper.set_model_props(graph, {f"dynaconv.{name}": json.dumps(value) for name, value in values.items()})
-    onnx.save(graph, file)
+    _, description = load_checkpoint(folder / "best")
+    dynaconv.export(model, file, input_size=(3, 24, 24), description=description, dynamic_batch=True, check=False)
     return SimpleNamespace(checkpoint=folder / "best", file=file)
 
 
