@@ -64,6 +64,7 @@ def page(browser, service):
     page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
     elsewhere: list[str] = []
     page.on("request", lambda request: elsewhere.append(request.url))
+    page.on("filechooser", lambda chooser: None)  # from the start: Chromium is told so a moment after it is asked for
     page.goto(service.url)
     yield page
     context.close()
