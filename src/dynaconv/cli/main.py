@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "judge a saved network on validation images",
     "predict": "classify image files with a saved network",
     "detect": "train, judge and use detectors: Faster and Mask R-CNN on any backbone",
+    "export": "write a network as a file for other runtimes (ONNX, torch.export, AOTInductor), and check it in them",
     "plan": "show what a conversion would do: who shares what, and what it costs",
     "profile": "count parameters, multiply-adds and memory, module by module",
     "scale": "count what a training step costs on one GPU and on many: memory, multiply-adds, bytes sent",
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "scale",
                 "compare",
                 "bench",
+                "export",
             ):  # said by plan, or long known
                 warnings.simplefilter("ignore", PlanWarning)
             return importlib.import_module(MODULES[command]).run(rest) or 0

@@ -11,9 +11,14 @@ from dynaconv.errors import DynaconvError
 USUAL_SIZE = 224
 
 
-def add_network_flags(flags: Any) -> None:
-    """Add the model, how to convert it, and the size of an image."""
-    flags.add_argument("model", type=str, help="a preset (dynaconv models) or a timm backbone")
+def add_network_flags(flags: Any, model: str = "a preset (dynaconv models) or a timm backbone") -> None:
+    """Add the model, how to convert it, and the size of an image.
+
+    Args:
+        flags: of the command.
+        model: what may be named.
+    """
+    flags.add_argument("model", type=str, help=model)
     flags.add_argument("--config", action="config", help="YAML with method, where, backbone; flags override it")
     flags.add_argument("--method", type=dict[str, Any] | None, default=None, help=method_help().replace("%", "%%"))
     flags.add_argument("--where", type=str | list[str] | None, default=None, help="patterns of the layers to convert")

@@ -107,6 +107,14 @@ def _like(x: Tensor, batch: int, larger: bool, seed: int) -> Tensor:
         if shape != list(x.shape[1:]):
             raise DynaconvError(f"an input of type {x.dtype} can not be made longer; leave dynamic_size out")
         return of_batch(x, batch)
-    y = noise((batch, *shape), seed)
     mean, spread = (float(v) for v in (x.float().mean(), x.float().std())) if x.numel() > 1 else (0.0, 1.0)
-    return (y * spread + mean).to(x.dtype)
+    return (noise_images((batch, *shape), seed) * spread + mean).to(x.dtype)
+
+
+def noise_images(shape: Sequence[int], seed: int) -> Tensor:
+    """Noise of which every sample has a brightness and a contrast of its own, so that networks tell them apart."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tuple(shape), generator=generator)
+    ones = (shape[0], *(1,) * (len(shape) - 1))
+    contrast = torch.rand(ones, generator=generator) * 1.5 + 0.25
+    return x * contrast + torch.randn(ones, generator=generator)
