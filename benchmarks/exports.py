@@ -5,7 +5,7 @@
     python benchmarks/exports.py --page docs/export.md         # the tables; nothing is exported
 
 Each network is a process of its own on one thread, with weights that hide nothing (see `enliven`), at batch sizes 1, 2,
-5 and 16, and at two image sizes where the network takes more than one. What the JSON holds and passed is not done again.
+5 and 16, and at two image sizes where the network takes more than one. What passed according to the JSON is left out.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def enliven(model: nn.Module, pixels: int) -> None:
 
     Scales that start at zero or nearly so (the last norm of a residual block, a layer scale) get numbers: behind them
     nothing shows. Statistics of BatchNorm are those of noise. Temperature is in the middle of its schedule: at its end
-    deep networks that were never trained are chaotic, and PyTorch's own float32 is up to 0.7 of the spread of the outputs
-    away from its float64 (ODConv on MobileNetV2).
+    deep networks that were never trained are chaotic, and PyTorch in float32 is up to 0.7 of the outputs' spread away
+    from its float64 (ODConv on MobileNetV2).
     """
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -153,14 +153,14 @@ def make_reference(model: nn.Module, inputs: Sequence[tuple[Tensor, ...]], dtype
             break
     if max(errors, default=0.0) * OWN_ERRORS > LARGEST_TOLERANCE:
         notes.append(
-            f"PyTorch's own {str(dtype).removeprefix('torch.')} is {max(errors):.1e} away: the network magnifies rounding on "
-            "noise, as fresh ones do; give example=, inputs that it is used to, or train it first"
+            f"PyTorch itself is {max(errors):.1e} away in the file's type: the network magnifies rounding on noise, as "
+            "fresh ones do; give example=, inputs that it is used to, or train it first"
         )
     still = [name for name, module in plain.named_modules() if _is_still(module)]
     if still:
         notes.append(
-            f"{len(still)} norms multiply by zero, as those of a fresh network do ({still[0]}, ...); what stands before "
-            "them was not compared"
+            f"{len(still)} norms multiply by zero, as in a fresh network ({still[0]}, ...); what is before them was "
+            "not compared"
         )
     flat = [i for i, scale in enumerate(scales) if scale < 1e-3 * _largest([o[i] for o in wanted])]
     if flat:
@@ -227,8 +227,9 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> li
 def _is_still(module: nn.Module) -> bool:
     """Whether a module is a normalisation that gives its bias alone."""
     weight = getattr(module, "weight", None)
-    is_norm = isinstance(weight, nn.Parameter) and weight.dim() == 1 and hasattr(module, "eps")
-    return is_norm and not bool(weight.detach().any())
+    if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or not hasattr(module, "eps"):
+        return False
+    return not bool(weight.detach().any())
 
 
 def _type_of(model: nn.Module) -> torch.dtype:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +63,8 @@ class DynamicLinear(DynamicLayer):
     def by_position(self, x: Tensor) -> Tensor:
         """Positions in one dimension, ``(B, ..., C)`` -> ``(B, T, C)``; ``(C,)`` is one sample."""
         batch = x.shape[0] if x.dim() > 1 else 1
-        return x.reshape(batch, x.shape[1:-1].numel() if x.dim() > 1 else 1, self.in_features)
+        # Not torch.Size.numel, which makes a number of what torch.export keeps as a symbol.
+        return x.reshape(batch, math.prod(x.shape[1:-1]), self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the last dimension, shape ``(B, ..., C)`` -> ``(B, ..., O)``, or ``(C,)`` -> ``(O,)``.
