@@ -9,7 +9,7 @@ after it agreeing is the one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def locate(
     last = last_nodes(program.graph)
     names = {node.name for node in last.values()}
     if runtime in ("onnxruntime", "openvino"):
-        found = onnx_values(path, runtime, names, expected.inputs)
+        found = onnx_values(path, runtime, names, expected.inputs, output_nodes(program))
     else:
         found = program_values(program, names, expected.inputs)
     wanted = module_outputs(model, last, expected.inputs)
@@ -135,8 +135,24 @@ def program_values(program: ExportedProgram, names: set[str], inputs: tuple[Tens
     return found
 
 
-def onnx_values(path: Path, runtime: Runtime, names: set[str], inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Values in an ONNX file: a copy that gives them as outputs is run."""
+def output_nodes(program: ExportedProgram) -> list[str]:
+    """Names of the nodes that a program gives, in order; a file may call its outputs otherwise."""
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    return [leaf.name for leaf in output.args[0] if isinstance(leaf, fx.Node)]
+
+
+def onnx_values(
+    path: Path, runtime: Runtime, names: set[str], inputs: tuple[Tensor, ...], outputs: Sequence[str]
+) -> dict[str, Tensor]:
+    """Values in an ONNX file: a copy that gives them as outputs is run.
+
+    Args:
+        path: the file.
+        runtime: that runs it.
+        names: of the values.
+        inputs: of the file.
+        outputs: nodes that its own outputs are.
+    """
     onnx = require("onnx", "export")
     model = onnx.load(str(path), load_external_data=False)
     given = [value.name for value in model.graph.output]
@@ -149,7 +165,7 @@ def onnx_values(path: Path, runtime: Runtime, names: set[str], inputs: tuple[Ten
         values = session.run(*inputs)
     finally:
         watched.unlink(missing_ok=True)
-    return {name: value for name, value in zip([*given, *known], values, strict=True) if name in names}
+    return dict(zip([*outputs[: len(given)], *known], values, strict=True))
 
 
 def first_fault(
