@@ -28,11 +28,11 @@ from dynaconv.benchmark.runtimes.ways import OURS, STATIC, build_sides
 from dynaconv.export.weights import store_weights
 
 FLOAT = "float32"
-BRANCHES_TOO = "int8, branches too"
 KINDS: dict[str, Callable[[Path, Path], Any]] = {
     "float16": lambda source, target: store_weights(source, target, "float16"),
     "int8": lambda source, target: store_weights(source, target, "int8"),
-    BRANCHES_TOO: lambda source, target: store_weights(source, target, "int8", branches=True),
+    "int8, branches in float32": lambda source, target: store_weights(source, target, "int8", branches="float32"),
+    "int8, branches too": lambda source, target: store_weights(source, target, "int8", branches="int8"),
     "onnxruntime's dynamic int8": lambda source, target: dynamic_int8(source, target),
 }
 RUNTIME_NETWORKS = ("kw1x_resnet18", "kw1x_mobilenetv2_100")
@@ -100,7 +100,7 @@ def _compiled(way: str, path: Path) -> Any:
 def runtimes(rounds: int) -> dict[str, Any]:
     """Seconds, memory and what is held, by network, runtime and kind."""
     found: dict[str, Any] = {}
-    kinds = [kind for kind in KINDS if kind != BRANCHES_TOO]
+    kinds = [kind for kind in KINDS if "branches" not in kind]
     for network in RUNTIME_NETWORKS:
         for side, model in build_sides(network, RuntimeSettings()).items():
             name = {STATIC: f"static ({network.partition('_')[2]})", OURS: network}[side]

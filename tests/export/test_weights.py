@@ -54,6 +54,16 @@ def constants(path) -> dict[str, np.ndarray]:
     return {held.name: numpy_helper.to_array(held) for held in onnx.load(str(path)).graph.initializer}
 
 
+def stored_as(path) -> dict[str, str]:
+    """The types of weights in fewer bits, by name."""
+    found = {}
+    for name in constants(path):
+        weight, dot, kind = name.rpartition(".")
+        if kind in KINDS:
+            found[weight] = dot + kind
+    return found
+
+
 def restored(path) -> dict[str, np.ndarray]:
     """The float32 weights that a file stands for, by ONNX's own reference of its operations."""
     from onnx.reference import ReferenceEvaluator
@@ -91,8 +101,9 @@ def test_a_network_keeps_its_function_with_the_stored_weights(exported, tmp_path
     errors = sum(float(((before[name] - after[name].astype(float)) ** 2).sum()) for name in after)
     assert said.error == pytest.approx((errors / squares) ** 0.5, rel=1e-3)
     assert said.error < {"float16": 5e-4, "int8": 2e-2}[kind]
-    width = {"float16": 2, "int8": 1}[kind]
-    assert exported.stat().st_size - target.stat().st_size == pytest.approx(numbers * (4 - width), rel=0.1)
+    width = {"float16": 2, "int8": 1}
+    saved = sum(before[name].size * (4 - width[stored[1:]]) for name, stored in stored_as(target).items())
+    assert exported.stat().st_size - target.stat().st_size == pytest.approx(saved, rel=0.1)
     onnx.checker.check_model(str(target), full_check=True)
 
     rounded = onnx.load(str(exported))
@@ -110,16 +121,24 @@ def test_a_network_keeps_its_function_with_the_stored_weights(exported, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_branches_stay_unless_they_are_asked_for(exported, tmp_path, kind):
+@pytest.mark.parametrize("branches", ["float32", "float16", "int8"])
+def test_branches_are_stored_apart(exported, tmp_path, kind, branches):
     """The names by which they are known are those that a real export gives them."""
     names = [n for n, v in constants(exported).items() if v.ndim == 2 and v.size >= 1024 and "head" not in n]
     branch = [name for name in names if BRANCH.search(name) or PREPARED.search(name)]
     assert branch == names
     assert branch
-    store_weights(exported, tmp_path / "without.onnx", kind)
-    store_weights(exported, tmp_path / "with.onnx", kind, branches=True)
-    assert not set(branch) & set(restored(tmp_path / "without.onnx"))
-    assert set(branch) <= set(restored(tmp_path / "with.onnx"))
+    store_weights(exported, tmp_path / "x.onnx", kind, branches=branches)
+    found = {**dict.fromkeys(constants(exported), ".float32"), **stored_as(tmp_path / "x.onnx")}
+    assert {found[name] for name in branch} == {f".{branches}"}
+    assert found["head.weight"] == f".{kind}"
+
+
+def test_branches_are_float16_by_default(exported, tmp_path):
+    for kind in KINDS:
+        store_weights(exported, tmp_path / "a.onnx", kind)
+        store_weights(exported, tmp_path / "b.onnx", kind, branches="float16")
+        assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("shape", [(40, 70), (64, 16, 3, 3), (5, 70, 70, 1, 1)])
@@ -165,6 +184,8 @@ def test_requests_that_can_not_be_met(matrix, tmp_path):
     path = matrix(np.ones((64, 64), dtype=np.float32), opset=12)
     with pytest.raises(DynaconvError, match=r"weights='int4' is not known"):
         store_weights(path, path, "int4")  # type: ignore[arg-type]
+    with pytest.raises(DynaconvError, match=r"branches='int4' is not known"):
+        store_weights(path, path, "int8", branches="int4")  # type: ignore[arg-type]
     before = path.read_bytes()
     with pytest.raises(DynaconvError, match="has opset 12; int8 weights need 13"):
         store_weights(path, path, "int8")

@@ -34,7 +34,7 @@ from dynaconv.files import explained, sync
 from dynaconv.nn import inference_report
 from dynaconv.planning.table import format_shape
 
-ROUNDED_TOLERANCES = {"float16": 0.05, "int8": 0.5}
+ROUNDED_TOLERANCES = {"float16": 0.1, "int8": 0.5}
 """Of files with weights in fewer bits, whose graph has passed the usual tolerance with weights in float32. They find a
 file that is broken; whether a network can do with fewer bits, its images say."""
 PREPROCESSING = ("image_size", "mean", "std", "crop_pct", "interpolation")

@@ -5,13 +5,13 @@ The file then holds a half or a quarter of the bytes. Before each weight stands 
 by the error. Runtimes compute that once, when they load the file, or at each call and keep the small weights in memory;
 docs/runtimes.md says which do what.
 
-Branches stay in float32: they hold one or two per cent of the numbers, and an error in attention is one in every kernel
-mixed with it.
+Branches are float16 at the least: an error in attention is one in every kernel that is mixed with it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,14 +62,16 @@ class StoredWeights:
         )
 
 
-def store_weights(source: str | Path, target: str | Path, kind: Kind, *, branches: bool = False) -> StoredWeights:
+def store_weights(
+    source: str | Path, target: str | Path, kind: Kind, *, branches: Literal["float32", "float16", "int8"] = "float16"
+) -> StoredWeights:
     """Write an ONNX file again, with its weights in fewer bits.
 
     Args:
         source: a file whose weights are float32.
         target: the new file; may be the same.
         kind: what weights are stored as.
-        branches: also the weights of attention branches.
+        branches: what those of attention branches are stored as.
 
     Raises:
         DynaconvError: if the kind is not known, the file is too old, or holds no such weight.
@@ -77,6 +79,7 @@ def store_weights(source: str | Path, target: str | Path, kind: Kind, *, branche
         StorageError: if the system refuses to write.
     """
     check_choice("weights", kind, ("float16", "int8"))
+    check_choice("branches", branches, ("float32", "float16", "int8"))
     onnx = require("onnx", "export")
     model = onnx.load(str(source))
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -84,11 +87,11 @@ def store_weights(source: str | Path, target: str | Path, kind: Kind, *, branche
         raise DynaconvError(
             f"{source} has opset {opset}; int8 weights need {OPSET} at least: export it with a newer one"
         )
-    store = _as_float16 if kind == "float16" else _as_int8
     nodes, scales, squares, errors, numbers, left, count = [], [], 0.0, 0.0, 0, 0, 0
     for held in model.graph.initializer:
         values = onnx.numpy_helper.to_array(held)
-        stored = store(onnx, held.name, values) if _is_weight(onnx, held, branches) else None
+        store = STORES[branches if _is_branch(held) else kind] if _is_weight(onnx, held) else None
+        stored = None if store is None else store(onnx, held.name, values)
         if stored is None:
             left += values.size * (held.data_type == onnx.TensorProto.FLOAT)
             continue
@@ -114,15 +117,16 @@ def store_weights(source: str | Path, target: str | Path, kind: Kind, *, branche
     return StoredWeights(kind, count, numbers, left, (errors / squares) ** 0.5 if squares else 0.0)
 
 
-def _is_weight(onnx: Any, held: Any, branches: bool) -> bool:
+def _is_weight(onnx: Any, held: Any) -> bool:
     numbers = 1
     for side in held.dims:
         numbers *= side
-    if held.data_type != onnx.TensorProto.FLOAT or len(held.dims) < 2 or numbers < SMALLEST:
-        return False
-    # A prepared branch's matrices; cells into which a branch was folded have more sides.
-    branch = BRANCH.search(held.name) or (len(held.dims) == 2 and PREPARED.search(held.name))
-    return branches or not branch
+    return held.data_type == onnx.TensorProto.FLOAT and len(held.dims) >= 2 and numbers >= SMALLEST
+
+
+def _is_branch(held: Any) -> bool:
+    """A parameter of a branch, or a prepared branch's matrix; cells into which a branch was folded have more sides."""
+    return bool(BRANCH.search(held.name) or (len(held.dims) == 2 and PREPARED.search(held.name)))
 
 
 def _as_float16(onnx: Any, name: str, values: Array) -> tuple[Any, None, Any, Array] | None:
@@ -147,6 +151,13 @@ def _as_int8(onnx: Any, name: str, values: Array) -> tuple[Any, Any, Any, Array]
     from_array, (stored, scales) = onnx.numpy_helper.from_array, (f"{name}.int8", f"{name}.scale")
     node = onnx.helper.make_node("DequantizeLinear", [stored, scales], [name], f"{name}.DequantizeLinear", axis=axis)
     return from_array(small, stored), from_array(scale.reshape(-1), scales), node, back[axis]
+
+
+STORES: dict[str, Callable[..., tuple[Any, Any, Any, Array] | None] | None] = {
+    "float32": None,
+    "float16": _as_float16,
+    "int8": _as_int8,
+}
 
 
 def round_to_int8(values: Array, axis: int) -> tuple[Array, Array]:

@@ -34,14 +34,14 @@ class Way:
 
     Args:
         run: from images ``(B, C, H, W)`` to logits.
-        runtime: its name with its version.
+        runtime: its name with its version; None for PyTorch, whose version stands in every environment.
         make_seconds: to trace and write the file, or to compile.
         load_seconds: to load the file.
         file_bytes: of the file; None without one.
     """
 
     run: Callable[[Tensor], Tensor]
-    runtime: str
+    runtime: str | None = None
     make_seconds: float = 0.0
     load_seconds: float = 0.0
     file_bytes: int | None = None
@@ -93,7 +93,7 @@ def _in_pytorch(runtime: Runtime, model: nn.Module, images: Tensor, settings: Ru
     began = time.perf_counter()
     run(images)
     seconds = time.perf_counter() - began if runtime == "compile" else 0.0
-    return Way(run=run, runtime=f"torch {torch.__version__.partition('+')[0]}", make_seconds=seconds)
+    return Way(run=run, make_seconds=seconds)
 
 
 def _from_file(
