@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import dynaconv
 from dynaconv import ParityError
 from dynaconv.export.export import export
+from dynaconv.export.onnx_file import write_onnx
 from tests.export.networks import two_blocks
 
 HOME = sys.modules[export.__module__]
@@ -90,3 +92,15 @@ def test_a_file_that_holds_more_than_the_network_is_refused(good, tmp_path, monk
     with pytest.raises(dynaconv.DynaconvError, match=r"max_extra_mb=0\.2"):
         dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32), check=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_opsets_of_old_and_new_runtimes(good, tmp_path):
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    model, _, written = good
+    x = torch.randn(1, 3, 32, 32)
+    expected = copy.deepcopy(model).eval()(x).detach()
+    for opset in (17, 23):
+        write_onnx(written.program, path := tmp_path / f"{opset}.onnx", opset)
+        assert onnx.load(str(path)).opset_import[0].version == opset
+        found = ort.InferenceSession(str(path)).run(None, {"images": x.numpy()})[0]
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)

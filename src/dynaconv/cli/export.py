@@ -26,7 +26,7 @@ DETECTION_SIZE = 256
 
 def parser() -> Any:
     """Flags of the command."""
-    from dynaconv.export.onnx_file import OPSETS, USUAL_OPSET
+    from dynaconv.export.opsets import OPSETS, USUAL
     from dynaconv.export.settings import FORMATS, TARGETS, Target, Weights
 
     flags = make_parser(
@@ -50,7 +50,7 @@ def parser() -> Any:
         "--opset",
         type=int | None,
         default=None,
-        help=f"of ONNX: {', '.join(map(str, OPSETS))}; {USUAL_OPSET} if not given",
+        help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]}; {USUAL['tensorrt']} for TensorRT and else {USUAL['openvino']} by itself",
     )
     flags.add_argument(
         "--target",

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dynaconv.errors import DynaconvError, ParityError
-from dynaconv.export.aoti import write_aoti
 from dynaconv.export.inputs import check_inputs, example_of
 from dynaconv.export.locate import locate
 from dynaconv.export.network import deployable
-from dynaconv.export.onnx_file import check_opset, write_onnx
+from dynaconv.export.onnx_file import write_onnx
+from dynaconv.export.opsets import NATIVE, check_opset
 from dynaconv.export.parity import Comparison, Reference, compare, make_reference, tolerance_of
 from dynaconv.export.program import trace
 from dynaconv.export.report import ExportReport
@@ -29,6 +29,7 @@ from dynaconv.export.runtimes import RUNTIMES, Runtime
 from dynaconv.export.settings import SUFFIXES, ExportSettings, Format
 from dynaconv.export.signature import input_names, input_texts, output_names
 from dynaconv.export.sizes import MB, FileSize, onnx_constants, program_bytes, state_bytes
+from dynaconv.export.torch_files import write_aoti, write_program
 from dynaconv.export.weights import store_weights
 from dynaconv.files import explained, sync
 from dynaconv.nn import inference_report
@@ -90,7 +91,7 @@ def export(
     say = tell or (lambda text: None)
     place = _place(Path(path), chosen)
     if chosen.format == "onnx":
-        chosen = replace(chosen, opset=check_opset(chosen.opset))
+        chosen = replace(chosen, opset=check_opset(chosen.opset, chosen.runtime))
     inputs, seconds = example_of(model, chosen, input_size, example), {}
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     dtype = torch.float16 if chosen.half else own
@@ -115,11 +116,11 @@ def export(
             say(f"writing {chosen.format}")
             source, opset, constants = program, None, None
             if chosen.format == "onnx":
-                written = write_onnx(program, made, chosen.opset, *names, _properties(model, description))
+                written = write_onnx(program, made, chosen.opset or NATIVE, *names, _properties(model, description))
                 source, opset = written.program, written.opset
                 constants = sum(onnx_constants(made).values())
             elif chosen.format == "torch-export":
-                torch.export.save(program, str(made))
+                write_program(program, made)
                 constants = program_bytes(program)
             else:
                 write_aoti(program, made)

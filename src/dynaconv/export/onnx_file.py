@@ -16,11 +16,9 @@ from torch.export import ExportedProgram
 
 from dynaconv._version import __version__
 from dynaconv.errors import DynaconvError, require
+from dynaconv.export.opsets import NATIVE, lower
 from dynaconv.export.signature import axis_names
 
-OPSETS = (18, 19, 20, 21, 22, 23)
-"""What files can be written in."""
-USUAL_OPSET = 20
 LARGEST_BYTES = 2 * 10**9
 """A file of ONNX ends at 2 GiB; larger networks keep their numbers beside it."""
 FOLDED_BYTES = 2**20
@@ -44,21 +42,10 @@ class OnnxFile:
     external: Path | None
 
 
-def check_opset(opset: int | None) -> int:
-    """The opset to write.
-
-    Raises:
-        DynaconvError: if it can not be written.
-    """
-    if opset is not None and opset not in OPSETS:
-        raise DynaconvError(f"opset={opset}; expected one of {', '.join(map(str, OPSETS))}, or none for {USUAL_OPSET}")
-    return USUAL_OPSET if opset is None else opset
-
-
 def write_onnx(
     program: ExportedProgram,
     path: Path,
-    opset: int | None = None,
+    opset: int = NATIVE,
     inputs: Sequence[str] = ("images",),
     outputs: Sequence[str] = ("logits",),
     properties: Mapping[str, Any] | None = None,
@@ -68,7 +55,7 @@ def write_onnx(
     Args:
         program: of :func:`dynaconv.export.program.trace`.
         path: the file; where the network is too large for one, its numbers go to a file with ``.data`` behind the name.
-        opset: of ONNX's operators.
+        opset: of ONNX's operators, one of :data:`dynaconv.export.opsets.OPSETS`.
         inputs: names of the inputs.
         outputs: names of the outputs.
         properties: what the file says of itself; a text as it is, other values as JSON.
@@ -77,7 +64,6 @@ def write_onnx(
         DynaconvError: if the exporter refuses the program.
         MissingExtraError: without onnx, onnxscript.
     """
-    opset = check_opset(opset)
     ir = require("onnx_ir", "export")
     require("onnxscript", "export")
     try:
@@ -88,7 +74,7 @@ def write_onnx(
                 dynamo=True,
                 optimize=False,
                 verbose=False,
-                opset_version=opset,
+                opset_version=max(opset, NATIVE),
                 input_names=list(inputs),
                 output_names=list(outputs),
             )
@@ -99,6 +85,8 @@ def write_onnx(
         raise DynaconvError("PyTorch's ONNX exporter gave no program")
     model: Any = made.model
     _fold(model)
+    if opset < NATIVE:
+        lower(model)
     _name_nodes(model.graph)
     _name_dimensions(model.graph)
     model.producer_name, model.producer_version = "dynaconv", __version__

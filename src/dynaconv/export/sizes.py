@@ -25,7 +25,8 @@ class FileSize:
 
     Args:
         total: of all its files.
-        constants: of the numbers in it; None where the format does not tell them from code.
+        constants: of the weights in it, tables of whole numbers left out; None where the format does not tell them
+            from code.
         checkpoint: of the tensors in the network's ``state_dict``, each once.
         extra: that folded branches were allowed to take.
     """
@@ -37,7 +38,7 @@ class FileSize:
 
     @property
     def graph(self) -> int | None:
-        """Bytes of all that is no number."""
+        """Bytes of all that is no weight."""
         return None if self.constants is None else self.total - self.constants
 
     def to_dict(self) -> dict[str, int | None]:
@@ -49,7 +50,7 @@ class FileSize:
         parts = (
             ""
             if self.constants is None
-            else f" ({self.constants / MB:.2f} numbers, {(self.graph or 0) / MB:.2f} graph)"
+            else f" ({self.constants / MB:.2f} weights, {(self.graph or 0) / MB:.2f} graph)"
         )
         return f"{self.total / MB:.2f} MB{parts}; the checkpoint's tensors are {self.checkpoint / MB:.2f} MB"
 
@@ -57,14 +58,14 @@ class FileSize:
         """Refuse a file that holds more than the network.
 
         Raises:
-            DynaconvError: if its numbers take more than 5 % above the checkpoint's and what folding may take.
+            DynaconvError: if its weights take more than 5 % above the checkpoint's and what folding may take.
         """
         held = self.constants
         if held is None or held <= self.checkpoint * (1 + MORE) + self.extra + SLACK_BYTES:
             return
         over = (held - self.checkpoint) / MB
         raise DynaconvError(
-            f"the file would hold {held / MB:.2f} MB of numbers, its checkpoint {self.checkpoint / MB:.2f}; expected "
+            f"the file would hold {held / MB:.2f} MB of weights, its checkpoint {self.checkpoint / MB:.2f}; expected "
             f"at most {MORE:.0%} more. If that is meant, allow it: max_extra_mb={over:.1f}"
         )
 
@@ -81,7 +82,9 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def onnx_constants(path: Path) -> Counter[tuple[Any, ...]]:
-    """The numbers in an ONNX file: bytes by type, shape and content, summed over every copy.
+    """The weights in an ONNX file: bytes by type, shape and content, summed over every copy.
+
+    Whole numbers of 32 and 64 bits are indices and shapes, a part of the graph.
 
     Args:
         path: the file.
@@ -89,6 +92,8 @@ def onnx_constants(path: Path) -> Counter[tuple[Any, ...]]:
     onnx = require("onnx", "export")
     held: Counter[tuple[Any, ...]] = Counter()
     for tensor in onnx.load(str(path)).graph.initializer:
+        if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL):
+            continue
         array = onnx.numpy_helper.to_array(tensor)
         held[(tensor.data_type, tuple(tensor.dims), hash(array.tobytes()))] += array.nbytes
     return held
@@ -98,6 +103,6 @@ def program_bytes(program: ExportedProgram) -> int:
     """Bytes of the numbers that a program carries, each storage once."""
     storages = {}
     for value in (*program.state_dict.values(), *program.constants.values()):
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.is_floating_point():
             storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
     return sum(storages.values())

@@ -1,4 +1,4 @@
-"""Programs compiled ahead of time by AOTInductor: a package with a library for the machine it was compiled on."""
+"""PyTorch's own files: programs saved, and programs compiled by AOTInductor for the machine they are compiled on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,26 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+from torch import fx
 from torch.export import ExportedProgram
 
 from dynaconv.errors import DynaconvError
+
+
+def write_program(program: ExportedProgram, path: Path) -> None:
+    """Save a program, without the lines of code that it came from: they name folders of this machine.
+
+    Args:
+        program: of :func:`dynaconv.export.program.trace`.
+        path: the file, ending in ``.pt2``.
+    """
+    graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, fx.GraphModule)]
+    for graph in graphs:
+        assert isinstance(graph, fx.Graph)
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)
+    torch.export.save(program, str(path))
 
 
 def write_aoti(program: ExportedProgram, path: Path) -> None:
