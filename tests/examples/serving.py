@@ -64,6 +64,7 @@ def served(network: Any, **limits: Any) -> Iterator[SimpleNamespace]:
     """The service in a thread, by uvicorn; where it is (`url`), and its server."""
     app = serve.app.create_app(network, serve.app.Settings(**limits))
     config = uvicorn.Config(app, port=0, log_level="critical", access_log=False, timeout_graceful_shutdown=20)
+    before = set(threading.enumerate())
     with serve.app.listen(config) as listener:
         port = listener.getsockname()[1]
         server = uvicorn.Server(config)
@@ -74,7 +75,9 @@ def served(network: Any, **limits: Any) -> Iterator[SimpleNamespace]:
         finally:
             server.should_exit = True
             thread.join(30)
+    left = [one.name for one in set(threading.enumerate()) - before if one.name.startswith(("network", "decoder"))]
     assert not thread.is_alive()
+    assert not left, "threads of the service outlive it"
 
 
 def picture(width: int = 20, height: int = 12, mode: str = "RGB", seed: int = 0) -> Image.Image:

@@ -145,6 +145,12 @@ def test_bytes_are_counted_while_they_arrive(service):
     assert answer.startswith(b"HTTP/1.1 413")
 
 
+def test_a_length_that_is_said_is_believed_before_anything_is_sent(service):
+    with socket.create_connection(("127.0.0.1", service.port), 20) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 100001\r\n\r\n")
+        assert connection.recv(10_000).startswith(b"HTTP/1.1 413")
+
+
 @given(st.binary(max_size=300), st.sampled_from(["image/png", "image/jpeg", "multipart/form-data; boundary=a", ""]))
 @settings(max_examples=60, deadline=None)
 def test_any_bytes_are_refused_in_words(client, data, kind):
