@@ -4,11 +4,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 EXAMPLES := .venv-examples
 
-.PHONY: help demo detect test examples check format bench clean
+.PHONY: help demo detect serve test examples check format bench clean
 
 help:
 	@echo "make demo    set up, then train a static and two KernelWarehouse networks on embedded images"
 	@echo "make detect  set up, then make a small data set in COCO's format, train two Mask R-CNNs on it, judge and draw"
+	@echo "make serve   set up, train a small network on handwritten digits, export it, and serve it over HTTP"
 	@echo "make test    set up, then run all tests"
 	@echo "make examples  set up .venv-examples, then run every example on its package (ultralytics is AGPL-3.0)"
 	@echo "make check   set up, then format, lint, types and import layers"
@@ -28,6 +29,15 @@ demo: $(STAMP)
 
 detect: $(STAMP)
 	$(BIN)/dynaconv detect demo
+
+# A network of a minute's training; one that was stopped goes on, and one that is there stays.
+serve/digits.onnx: | $(STAMP)
+	$(BIN)/dynaconv train --model resnet18 --method.budget 1 --backbone.channels '[16,32,64,128]' --data mnist5k \
+		--epochs 4 --out serve --name digits --run-id run --auto-resume
+	$(BIN)/dynaconv export serve/digits/run/best $@ --dynamic-batch
+
+serve: serve/digits.onnx
+	$(BIN)/python examples/serve/app.py $<
 
 # One thread a process: the networks are tiny, and more would only wait for each other. Tests of a group share what they
 # start from, so one worker takes them all.
@@ -59,4 +69,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/orders.py
 
 clean:
-	rm -rf .venv $(EXAMPLES) demo detect-demo runs compare bench .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(EXAMPLES) demo detect-demo serve runs compare bench .pytest_cache .ruff_cache .hypothesis

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
 import platform
 import socket
-import time
+import sys
 import warnings
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import uvicorn
-from answers import Observed, explain_errors, unless_gone
-from batching import Batcher, QueueFull
+from answers import Observed, explain_errors
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
-from images import decode, find_decoders, prepare
-from network import DESCRIPTION, BadModel, Network
-from uploads import read_upload
+from network import BadModel, Network
+from service import Service, Settings
 
 PAGE = Path(__file__).parent / "page"
 PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "pillow", "numpy")
@@ -47,76 +41,6 @@ BODY = {
     },
     "image/*": {"schema": {"type": "string", "format": "binary"}},
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Limits of the service. At most `max_queue` images wait, and as many uploads are read and decoded."""
-
-    max_batch: int = 16
-    max_wait_ms: float = 2.0
-    max_queue: int = 128
-    max_mb: float = 10.0
-    max_megapixels: float = 40.0
-    upload_seconds: float = 30.0
-
-    @property
-    def max_bytes(self) -> int:
-        return int(self.max_mb * 1e6)
-
-    @property
-    def max_pixels(self) -> int:
-        return int(self.max_megapixels * 1e6)
-
-
-class Service:
-    """From a request to its answer: upload, decoding in a pool of threads, a place in a batch, the best classes."""
-
-    def __init__(self, network: Network, limits: Settings) -> None:
-        self.network, self.limits, self.uploads = network, limits, 0
-        self.batcher = Batcher(
-            network, max_batch=limits.max_batch, max_wait_ms=limits.max_wait_ms, max_queue=limits.max_queue
-        )
-        self.decoders = ThreadPoolExecutor(os.cpu_count(), "decoder")
-        find_decoders()
-
-    async def classify(self, request: Request, top: int) -> dict[str, Any]:
-        self.batcher.check()  # before anything is read
-        if self.uploads >= self.limits.max_queue:
-            raise QueueFull
-        started = time.perf_counter()
-        self.uploads += 1
-        try:
-            data = await read_upload(request, self.limits.max_bytes, self.limits.upload_seconds)
-            received = time.perf_counter()
-            facts, tensor = await asyncio.get_running_loop().run_in_executor(self.decoders, self._decode, data)
-        finally:
-            self.uploads -= 1
-        decoded = time.perf_counter()
-        answer = await unless_gone(request, self.batcher.submit(tensor))
-        best = np.argsort(-answer.output, kind="stable")[:top]
-        spent = {
-            "uploading": received - started,
-            "decoding": decoded - received,
-            "waiting": answer.waiting,
-            "running": answer.running,
-            "total": time.perf_counter() - started,
-        }
-        return {
-            "classes": [{"class": self.network.classes[n], "probability": float(answer.output[n])} for n in best],
-            "image": facts,
-            "batch": answer.batch,
-            "milliseconds": {name: round(1000 * seconds, 3) for name, seconds in spent.items()},
-        }
-
-    def _decode(self, data: bytes) -> tuple[dict[str, Any], np.ndarray]:
-        image, name = decode(data, self.limits.max_pixels)
-        facts = {"format": name, "width": image.width, "height": image.height}
-        return facts, prepare(image, self.network.preprocessing)
-
-    async def close(self) -> None:
-        await self.batcher.close()
-        self.decoders.shutdown()
 
 
 def create_app(network: Network, limits: Settings | None = None) -> FastAPI:
@@ -153,7 +77,7 @@ def create_app(network: Network, limits: Settings | None = None) -> FastAPI:
         return JSONResponse(
             {
                 "model": network.path.name,
-                "description": network.metadata.get(DESCRIPTION),
+                "description": network.description,
                 "classes": network.classes,
                 "preprocessing": asdict(network.preprocessing),
                 "limits": asdict(limits),
@@ -185,17 +109,19 @@ def parser() -> argparse.ArgumentParser:
     usual = Settings()
     flags.add_argument("model", type=Path, help="ONNX file, as `dynaconv export CHECKPOINT --dynamic-batch` writes it")
     flags.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (127.0.0.1)")
-    flags.add_argument("--port", type=int, default=8000, help="0: any that is free (8000)")
-    flags.add_argument("--max-batch", type=_count, default=usual.max_batch, help="images at once (%(default)s)")
+    flags.add_argument("--port", type=_from(0, high=65_535), default=8000, help="0: any that is free (8000)")
+    flags.add_argument("--max-batch", type=_from(1), default=usual.max_batch, help="images at once (%(default)s)")
     flags.add_argument(
         "--max-wait-ms",
-        type=_amount,
+        type=_from(0, float),
         default=usual.max_wait_ms,
         help="how long an image waits for others while the network is idle (%(default)s)",
     )
-    flags.add_argument("--max-queue", type=_count, default=usual.max_queue, help="images that may wait (%(default)s)")
-    flags.add_argument("--max-mb", type=_amount, default=usual.max_mb, help="of an upload, in 1e6 bytes (%(default)s)")
-    flags.add_argument("--threads", type=int, default=0, help="of onnxruntime; 0: as many as there are cores (0)")
+    flags.add_argument("--max-queue", type=_from(1), default=usual.max_queue, help="images that may wait (%(default)s)")
+    flags.add_argument(
+        "--max-mb", type=_from(0, float), default=usual.max_mb, help="of an upload, in 1e6 bytes (%(default)s)"
+    )
+    flags.add_argument("--threads", type=_from(0), default=0, help="of onnxruntime; 0: as many as there are cores (0)")
     flags.add_argument("--classes", type=_json, help="JSON list of names, for a file without metadata")
     flags.add_argument("--preprocessing", type=_json, help="JSON of image_size, mean, std, crop_pct, interpolation")
     return flags
@@ -222,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         host, port = listener.getsockname()[:2]
         print(f"{given.model.name}: {len(network.classes)} classes, batches of up to {limits.max_batch}", flush=True)
         print(f"http://{host}:{port}  (Ctrl+C ends it)", flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn has ended in order by then, and passes it on
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(config: uvicorn.Config) -> socket.socket:
@@ -243,16 +170,18 @@ def _batch_of(network: Network, asked: int) -> int:
     raise BadModel(f"{network.path}: it takes {network.fixed_batch} images, no fewer; export it with --dynamic-batch")
 
 
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
+def _from(low: int, kind: type[int] | type[float] = int, high: float = sys.maxsize) -> Callable[[str], float]:
+    """A type of argparse: numbers from `low` on, to `high`."""
 
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        whole = "a whole number" if kind is int else "a number"
+        to = "" if high == sys.maxsize else f" to {high:g}"
+        raise argparse.ArgumentTypeError(f"{text} is not {whole} from {low}{to}")
 
-def _amount(text: str) -> float:
-    if not 0 <= (value := float(text)) < float("inf"):
-        raise ValueError
-    return value
+    return read
 
 
 def _json(text: str) -> Any:

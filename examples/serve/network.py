@@ -12,7 +12,7 @@ import onnxruntime
 from images import Preprocessing
 
 CLASSES, PREPROCESSING, DESCRIPTION = "dynaconv.classes", "dynaconv.preprocessing", "dynaconv.description"
-"""Metadata that `dynaconv export` writes, as JSON."""
+"""Metadata that `dynaconv export` writes, as JSON; the description may be plain text."""
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -57,6 +57,15 @@ class Network:
         except (ValueError, TypeError) as error:
             raise BadModel(f"{path}: preprocessing: {error}") from error
         self._check()
+
+    @property
+    def description(self) -> Any:
+        """What the file says of the network, if it does."""
+        text = self.metadata.get(DESCRIPTION)
+        try:
+            return None if text is None else json.loads(text)
+        except ValueError:
+            return text
 
     @property
     def fixed_batch(self) -> int | None:

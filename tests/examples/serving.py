@@ -34,7 +34,7 @@ def load(*names: str) -> SimpleNamespace:
         sys.path.remove(str(FOLDER))
 
 
-serve = load("app", "answers", "batching", "images", "network", "uploads")
+serve = load("app", "batching", "images", "network", "service")
 
 
 class Brightness:
@@ -42,7 +42,7 @@ class Brightness:
 
     path = Path("brightness.onnx")
     classes = ("dark", "<b>bright</b>")
-    metadata: dict[str, str] = {}  # noqa: RUF012
+    description = "a test"
     preprocessing = serve.images.Preprocessing.from_dict(PREPROCESSING)
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Brightness:
 @contextmanager
 def served(network: Any, **limits: Any) -> Iterator[SimpleNamespace]:
     """The service in a thread, by uvicorn; where it is (`url`), and its server."""
-    app = serve.app.create_app(network, serve.app.Settings(**limits))
+    app = serve.app.create_app(network, serve.service.Settings(**limits))
     config = uvicorn.Config(app, port=0, log_level="critical", access_log=False, timeout_graceful_shutdown=20)
     before = set(threading.enumerate())
     with serve.app.listen(config) as listener:

@@ -170,6 +170,7 @@ def test_what_it_tells_of_itself(client):
     model = client.get("/model").json()
     assert model["classes"] == list(Brightness.classes)
     assert model["preprocessing"]["image_size"] == 8
+    assert model["description"] == "a test"
     assert model["limits"]["max_mb"] == 0.1
     assert {"onnxruntime", "pillow"} < set(model["versions"])
     client.post("/classify", content=IMAGE, headers=PNG)

@@ -64,7 +64,7 @@ def exported(tmp_path_factory) -> SimpleNamespace:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_process_without_torch_answers_as_predict_does(exported, tmp_path):
-    """From the command to SIGTERM: every kind of image, alone and in batches."""
+    """From the command to Ctrl+C: every kind of image, alone and in batches."""
     paths = []
     for kind, data in KINDS.items():
         paths.append(tmp_path / kind.replace(" ", "_"))
@@ -91,12 +91,14 @@ def test_a_process_without_torch_answers_as_predict_does(exported, tmp_path):
             alone = [ask(path) for path in paths]
             with ThreadPoolExecutor(8) as pool:
                 together = list(pool.map(ask, paths))
-            assert httpx2.get(f"{url}/model").json()["classes"] == NAMES
+            model = httpx2.get(f"{url}/model").json()
+            assert model["classes"] == NAMES
+            assert model["description"]["config"]["method"] == "kernel_warehouse"
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)
     assert errors == ""
-    assert process.returncode in (0, -signal.SIGTERM)
+    assert process.returncode == 0
     assert set(sizes[: len(paths)]) == {1}
     assert max(sizes) > 1
     for path, theirs, *ours in zip(paths, expected, alone, together, strict=True):
@@ -129,6 +131,7 @@ def test_bad_files(tmp_path):
     bare = write_onnx(tmp_path / "bare.onnx", metadata={})
     refused("lack dynaconv.classes.*or give --classes", bare)
     refused("lack dynaconv.preprocessing.*or give --preprocessing", bare, classes=["a", "b"])
+    assert Network(bare, **known).description is None
     assert Network(bare, **known).classes == ["a", "b"]
     refused("expected a JSON list of names", bare, classes={"a": 1})
     for change, says in [
@@ -160,10 +163,17 @@ def test_the_command_with_its_flags(started, tmp_path, capsys):
     assert "no batching; export it with --dynamic-batch" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="it takes 4 images"):
         serve.app.main([str(write_onnx(tmp_path / "four.onnx", batch=4))])
-    for wrong in (["--max-batch", "0"], ["--max-mb", "-1"], ["--max-wait-ms", "nan"], ["--classes", str(file)]):
+    for wrong in (
+        ["--max-batch", "0"],
+        ["--max-mb", "-1"],
+        ["--max-wait-ms", "nan"],
+        ["--classes", str(file)],
+        ["--port", "65536"],
+    ):
         with pytest.raises(SystemExit) as end:
             serve.app.main([str(file), *wrong])
         assert end.value.code == 2
+        assert re.search(r"is not a (whole )?number from|can not be read as JSON", capsys.readouterr().err)
     with pytest.raises(SystemExit) as end:
         serve.app.main(["--help"])
     assert end.value.code == 0
