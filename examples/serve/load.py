@@ -174,7 +174,8 @@ def table_row(row: dict[str, Any]) -> str:
     low, high = min(row["requests_per_second_by_round"]), max(row["requests_per_second_by_round"])
     batch = "–" if row["mean_batch"] is None else f"{row['mean_batch']:.1f}"
     times = " | ".join(f"{row[name]:.1f}" for name in ("p50_ms", "p95_ms", "p99_ms"))
-    rate = f"{row['requests_per_second']:.0f} ({low:.0f} to {high:.0f})"
+    digits = 0 if high >= 100 else 1
+    rate = f"{row['requests_per_second']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
     return f"| {row['network']} | {row['service']} | {row['clients']} | {rate} | {times} | {batch} | {row['errors']} |"
 
 

@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parents[2] / "examples" / "serve"
 PREPROCESSING = {"image_size": 8, "mean": [0.5], "std": [0.25], "crop_pct": 0.875, "interpolation": "bilinear"}
 
 
-def load(*names: str) -> SimpleNamespace:
+def modules(*names: str) -> SimpleNamespace:
     """Modules of the example, as a script in its folder sees them."""
     sys.path.insert(0, str(FOLDER))
     try:
@@ -34,7 +34,7 @@ def load(*names: str) -> SimpleNamespace:
         sys.path.remove(str(FOLDER))
 
 
-serve = load("app", "batching", "images", "network", "service")
+serve = modules("app", "batching", "images", "network", "service")
 
 
 class Brightness:

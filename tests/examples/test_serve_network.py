@@ -19,7 +19,7 @@ import torch
 import dynaconv
 from dynaconv.checkpoints.native import load_checkpoint, save_checkpoint
 from dynaconv.training.prediction import predict
-from tests.examples.serving import FOLDER, PREPROCESSING, serve, write_onnx
+from tests.examples.serving import FOLDER, PREPROCESSING, modules, serve, write_onnx
 from tests.examples.test_serve_images import KINDS
 
 httpx2 = pytest.importorskip("httpx2", reason="needs the extra 'dev'")
@@ -184,3 +184,38 @@ def test_requirements_are_those_of_the_extra():
     listed = [line for line in (FOLDER / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     extras = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert sorted(listed) == sorted(extras["serve"])
+
+
+def test_the_load_test_and_its_page(tmp_path, capsys):
+    """One burst of each kind on a small network; the figures that are committed are those of their table."""
+    pytest.importorskip("matplotlib")
+    load = modules("load").load
+    bare = write_onnx(tmp_path / "bare.onnx", metadata={})
+    assert load.stand_ins(str(write_onnx(tmp_path / "known.onnx")), tmp_path) == []
+    assert json.loads(Path(load.stand_ins(str(bare), tmp_path)[1]).read_text()) == ["0", "1"]
+    out = tmp_path / "serving"
+    load.main(
+        [
+            f"a={tmp_path / 'known.onnx'}",
+            "--clients",
+            "2",
+            "--seconds",
+            "0.2",
+            "--rounds",
+            "1",
+            "--max-wait-ms",
+            "20",
+            "--out",
+            str(out),
+        ]
+    )
+    rows = json.loads(out.with_suffix(".json").read_text())["rows"]
+    assert [row["service"] for row in rows] == ["batching", "one at a time", "GET /health"]
+    assert all(row["requests"] > 2 and row["errors"] == 0 and row["p50_ms"] <= row["p99_ms"] for row in rows)
+    assert rows[0]["mean_batch"] > rows[1]["mean_batch"] == 1
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match=r"expected NAME=MODEL\.onnx"):
+        load.main(["nothing.onnx"])
+    results = FOLDER.parents[1] / "docs" / "results" / "serving.json"
+    for row in json.loads(results.read_text())["rows"]:
+        assert load.table_row(row) in results.with_suffix(".md").read_text()
