@@ -153,7 +153,7 @@ def test_a_bomb_is_refused_before_it_is_decoded():
     gray=st.booleans(),
     interpolation=st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_preparation_is_training_s(width, height, size, crop, gray, interpolation):
     mean, std = ((0.4,), (0.3,)) if gray else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     image = picture(width, height)
