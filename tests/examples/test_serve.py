@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.examples.serving import Brightness, encoded, picture, served
+from tests.examples.serving import Brightness, encoded, picture, serve, served
 
 httpx2 = pytest.importorskip("httpx2", reason="needs the extra 'dev'")
 
@@ -261,6 +261,19 @@ def test_a_batch_that_fails_is_told_and_the_service_lives_on(network):
         check_error(response, 500, "the network failed")
         assert "out of light" not in response.text
         network.fails = False
+        assert post(service.url).status_code == 200
+
+
+def test_a_fault_of_its_own_is_told_without_its_insides(network, monkeypatch):
+    def fault(*arguments):
+        raise MemoryError("a secret")
+
+    with served(network, max_wait_ms=0) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(serve.service, "prepare", fault)
+            response = post(service.url)
+        check_error(response, 500, "the service has a fault")
+        assert "secret" not in response.text
         assert post(service.url).status_code == 200
 
 
