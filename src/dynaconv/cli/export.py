@@ -50,7 +50,7 @@ def parser() -> Any:
         "--opset",
         type=int | None,
         default=None,
-        help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]}; {USUAL['tensorrt']} for TensorRT and else {USUAL['openvino']} by itself",
+        help=f"of ONNX, {OPSETS[0]} to {OPSETS[-1]}; {USUAL['openvino']} by itself, {USUAL['tensorrt']} for TensorRT",
     )
     flags.add_argument(
         "--target",
