@@ -134,6 +134,22 @@ def test_branches_are_stored_apart(exported, tmp_path, kind, branches):
     assert found["head.weight"] == f".{kind}"
 
 
+@pytest.mark.parametrize(
+    ("name", "branch"),
+    [
+        ("layer1.0.conv1.attention.fc1.weight", True),
+        ("layer1_0_conv1_attention_fc1_weight_reshape_2", True),  # as constants are called that were folded
+        ("layer1.0.conv1.lifted_tensor_12", True),
+        ("layer1_0_conv1_lifted_tensor_12_transpose_3", True),
+        ("warehouses.stage1_conv.cells", False),
+        ("warehouses_stage1_conv_cells_reshape_108", False),
+        ("layer4_0_downsample_0_weight_folded", False),
+    ],
+)
+def test_names_of_branches(name, branch):
+    assert bool(BRANCH.search(name) or PREPARED.search(name)) == branch
+
+
 def test_branches_are_float16_by_default(exported, tmp_path):
     for kind in KINDS:
         store_weights(exported, tmp_path / "a.onnx", kind)

@@ -28,9 +28,9 @@ SMALLEST = 1024
 """Numbers from which a weight is worth an operation."""
 NUMBERS_A_SCALE = 64
 """At least so many share one: scales, in float32, add 6 % at most. A depth-wise kernel has fewer, and stays."""
-BRANCH = re.compile(r"(^|\.)attention\.")
+BRANCH = re.compile(r"(^|[._])attention[._]")
 """In the name of a branch's parameter; prepared branches are constants without a parameter's name (below)."""
-PREPARED = re.compile(r"(^|\.)lifted_tensor_\d+$")
+PREPARED = re.compile(r"(^|[._])lifted_tensor_\d+(_[a-z_]+\d+)?$")
 OPSET = 13
 """From which DequantizeLinear has an axis."""
 LARGEST = 127
