@@ -35,7 +35,7 @@ KINDS: dict[str, Callable[[Path, Path], Any]] = {
     "int8, branches too": lambda source, target: store_weights(source, target, "int8", branches="int8"),
     "onnxruntime's dynamic int8": lambda source, target: dynamic_int8(source, target),
 }
-RUNTIME_NETWORKS = ("kw1x_resnet18", "kw1x_mobilenetv2_100")
+RUNTIME_NETWORKS = ("kw1x_resnet18",)
 BATCHES = (1, 8)
 WAYS = ("onnxruntime", "onnxruntime, folded", "openvino", "openvino, inputs rounded")
 """`folded`: with the session option that lets onnxruntime make float32 of int8 when it loads the file. `inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -46,11 +47,30 @@ def test_a_page_that_is_not_there(tmp_path):
         fill_page(tmp_path / "none.md")
 
 
-def test_the_tables_of_the_docs_are_those_of_the_committed_results():
-    page = ROOT / "docs" / "speed.md"
+PAGES = [ROOT / "docs" / name for name in ("speed.md", "runtimes.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_of_the_docs_are_those_of_the_committed_results(page):
     text = page.read_text()
     filled, shown = filled_text(text, page.parent)
-    assert text == filled, "renew it with: dynaconv bench --page docs/speed.md"
+    assert text == filled, f"renew it with: dynaconv bench --page docs/{page.name}"
     assert PLACE.search(text)
-    assert set(shown) == set((page.parent / "results").glob("bench-*.json"))
     assert all(read_results(path)["complete"] for path in shown)
+
+
+def test_every_committed_result_has_a_place():
+    shown = [path for page in PAGES for path in filled_text(page.read_text(), page.parent)[1]]
+    assert sorted(shown) == sorted((ROOT / "docs" / "results").glob("bench-*.json"))
+
+
+def test_the_tables_of_weights_are_those_beside_their_figures():
+    """`python benchmarks/export_weights.py summary` writes both."""
+    page = (ROOT / "docs" / "runtimes.md").read_text()
+    parts = re.split(
+        r"^## (\w+)\n\n", (ROOT / "docs" / "results" / "export-weights.md").read_text(), flags=re.MULTILINE
+    )
+    tables = dict(zip(parts[1::2], parts[2::2], strict=True))
+    places = dict(re.findall(r"<!-- weights: (\w+) -->\n(.*?)<!-- end of weights -->", page, re.DOTALL))
+    assert places.keys() >= tables.keys()
+    assert all(places[study].strip() == text.strip() for study, text in tables.items())

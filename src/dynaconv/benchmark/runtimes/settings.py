@@ -30,7 +30,7 @@ NETWORKS = (
     "dy4x_resnet18",
 )
 """What is measured if nobody says otherwise."""
-SECONDS_TO_MAKE: dict[Runtime, float] = {"eager": 1, "compile": 60, "onnxruntime": 15, "openvino": 15, "aoti": 60}
+SECONDS_TO_MAKE: dict[Runtime, float] = {"eager": 1, "compile": 60, "onnxruntime": 10, "openvino": 10, "aoti": 60}
 SECONDS_TO_TIME = 6
 """Of a network on a ResNet's scale: to trace, write, compile and load it; and to time it in a batch."""
 
