@@ -79,6 +79,18 @@ def fourier() -> nn.Module:
     return nn.Sequential(dynaconv.FDConv2d(32, 32, 3, padding=1))
 
 
+class Positions(nn.Module):
+    """Tokens with learnt positions, of which there are as many as one image size has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.positions = nn.Conv2d(3, 16, 4, stride=4), nn.Parameter(torch.randn(1, 16, 16))
+        self.mix = dynaconv.KWLinear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.embed(x).flatten(2).transpose(1, 2) + self.positions)
+
+
 CASES = {
     "one batch, one size": Case(lively),
     "any batch (1, 2, 5, 16)": Case(lively, settings={"dynamic_batch": True}),
@@ -94,6 +106,10 @@ CASES = {
         lambda: nn.Sequential(nn.Conv2d(3, 16, 3), dynaconv.SE(16), dynaconv.CBAM(16), dynaconv.ECA(16)),
         settings={"dynamic_batch": True},
     ),
+    "positions of one image size (vision transformers), any size": Case(
+        Positions, settings={"dynamic_batch": True, "dynamic_size": True}
+    ),
+    "a network in bfloat16": Case(lambda: lively().bfloat16()),
     "several outputs, by name": Case(Levels, settings={"dynamic_batch": True, "dynamic_size": True}),
 }
 
@@ -122,7 +138,7 @@ def attempt(case: Case, format: str) -> dict[str, str]:
 def _settled(model: nn.Module, size: Sequence[int]) -> nn.Module:
     with torch.no_grad():
         for _ in range(20):
-            model.train()(torch.randn(16, *size))
+            model.train()(torch.randn(16, *size, dtype=next(model.parameters()).dtype))
     return model.eval()
 
 

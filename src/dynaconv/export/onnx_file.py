@@ -119,6 +119,7 @@ def _fold(model: Any) -> None:
     passes = (
         common.InlinePass(),
         _Function(lambda m: folding.fold_constants(m, output_size_limit=FOLDED_BYTES)),
+        _Function(_drop_zero_biases),
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
@@ -133,6 +134,15 @@ def _fold(model: Any) -> None:
     )
     for step in passes:
         step(model)
+
+
+def _drop_zero_biases(model: Any) -> None:
+    """Take from convolutions the zeros that the exporter gives those without a bias, to 3-D ones in a wrong shape."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "Conv" and len(node.inputs) == 3 and node.inputs[2] is not None:
+            bias = node.inputs[2].const_value
+            if bias is not None and not bias.numpy().any():
+                node.resize_inputs(2)
 
 
 @dataclass(frozen=True)
