@@ -13,6 +13,7 @@ from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from dynaconv.errors import DynaconvError
+from dynaconv.export.folding import fold
 from dynaconv.export.settings import ExportSettings
 from dynaconv.ops.graphs import graph_for
 
@@ -21,7 +22,7 @@ LONGEST_REASON = 300
 
 
 def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSettings) -> ExportedProgram:
-    """Follow a network.
+    """Follow a network, and fold what does not depend on its input (:mod:`dynaconv.export.folding`).
 
     Inputs are named as the arguments of its ``forward``; a single output is ``output``, several bear their keys
     (``program.graph_signature.user_inputs`` and ``user_outputs``).
@@ -57,7 +58,10 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSetting
             raise
         except Exception as error:  # whatever a network's own code may raise where values are symbols
             raise DynaconvError(_why_not(model, error, settings)) from error
-    _check_inputs(program, settings)
+        _check_inputs(program, settings)
+        folded = program.module(check_guards=False)
+        fold(folded)
+        program = torch.export.export(folded, example, dynamic_shapes=shapes, strict=False)
     check_groups(program)
     _name_outputs(program)
     return program

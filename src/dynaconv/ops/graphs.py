@@ -1,16 +1,26 @@
 """Computing while a graph is traced: for which runtime, and with how many samples.
 
-What a layer computes does not depend on it, only how: see :mod:`dynaconv.ops.graph_forms`.
+What a layer computes does not depend on it, only how. Runtimes read no convolution whose groups depend on the number of
+samples. What is left, and was measured by ``benchmarks/export_graphs.py`` (``docs/export-graphs.md``):
+
+``"patches"``: the input under every position of the kernel, one above the other, times the kernels: one batched
+product (:mod:`dynaconv.ops.patches`). Nothing depends on the number of samples. Of depth-wise layers a product is a
+factor a channel, and sums are taken one position after the other.
+
+``"conv"``: one convolution with weights that are computed; samples are groups, so their number is fixed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
+
+from dynaconv.ops.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -56,3 +66,24 @@ def graph_target() -> GraphTarget | None:
 def example_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     """Sizes of the example, where some are symbols: a choice by them must not become a condition of the graph."""
     return tuple(int(size.node.hint) if isinstance(size, torch.SymInt) else size for size in sizes)  # pyright: ignore[reportArgumentType]
+
+
+LARGEST_CONV_KERNEL = {"onnxruntime": 2**20, "openvino": 2**19, "tensorrt": 0, "inductor": 2**20}
+"""Elements of a sample's kernel up to which ``"conv"`` takes less time than ``"patches"``, by runtime.
+
+TensorRT was not measured; a convolution whose weights are computed is none of its ordinary operators.
+"""
+
+
+def choose_form(target: GraphTarget, kernel: Sequence[int], geometry: Geometry) -> str:
+    """The form that takes least time.
+
+    Args:
+        target: what is traced for.
+        kernel: shape of a sample's kernel, ``(O, C / groups, *k)``.
+        geometry: of the convolution.
+    """
+    depthwise = kernel[1] == 1 and geometry.groups == kernel[0]
+    if target.any_batch or (geometry.is_pointwise and not depthwise):
+        return "patches"
+    return "conv" if math.prod(kernel) <= LARGEST_CONV_KERNEL[target.runtime] else "patches"

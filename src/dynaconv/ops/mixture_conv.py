@@ -20,7 +20,8 @@ from dynaconv.ops.backends import pinned_backend
 from dynaconv.ops.cost import cheapest_order, outputs_bytes
 from dynaconv.ops.formulas import kernels_first, outputs_first
 from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.graphs import example_sizes
+from dynaconv.ops.graph_forms import mixture_in_graph
+from dynaconv.ops.graphs import choose_form, example_sizes, graph_target
 from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.recompute import Computation, recomputed
 from dynaconv.ops.triton_pointwise import available, pointwise_mixture_conv
@@ -75,6 +76,11 @@ def mixture_conv(
             return y if bias is None else y + _along_channels(bias, y)
     if in_scale is not None:
         x = x * _along_channels(in_scale, x)
+    target = graph_target()
+    if target is not None and (backend or pinned_backend()) == "auto":
+        kernel = (mixture.out_channels(cells), x.shape[1] // mixture.geometry.groups, *mixture.geometry.kernel_size)
+        form = choose_form(target, kernel, mixture.geometry)
+        return scale_and_shift(mixture_in_graph(x, attention, cells, mixture, form), out_scale, bias)
     return scale_and_shift(_convolve(x, attention, cells, mixture, chosen), out_scale, bias)
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from dynaconv.ops.cost import CONV_BACKENDS, cheapest_conv_backend
 from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.graphs import choose_form, graph_target
+from dynaconv.ops.patches import convolve_patches
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -61,6 +63,14 @@ def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | N
         return torch.bmm(rows, columns).reshape(batch, out_channels, *out)
     added = bias.reshape(groups, -1, 1).repeat(batch, 1, 1)
     return torch.baddbmm(added, rows, columns).reshape(batch, out_channels, *out)
+
+
+def conv_in_graph(x: Tensor, kernels: Tensor, geometry: Geometry, form: str, bias: Tensor | None = None) -> Tensor:
+    """:func:`dynaconv.ops.per_sample_conv` in a form, shape ``(B, O, *out)``."""
+    if form == "conv":
+        return grouped_conv(x, kernels, geometry, bias)
+    y = convolve_patches(x, kernels.flatten(2), geometry, position_first=False)
+    return y if bias is None else y + bias.reshape(-1, *(1,) * (y.dim() - 2))
 
 
 def gather_patches(x: Tensor, geometry: Geometry) -> Tensor:
@@ -115,6 +125,9 @@ def per_sample_conv(
             f"input has {x.shape[1]} channels; kernels of shape {tuple(kernels.shape[1:])} with {geometry.groups} "
             f"groups expect {kernels.shape[2] * geometry.groups}"
         )
+    target = graph_target()
+    if backend == "auto" and target is not None:
+        return conv_in_graph(x, kernels, geometry, choose_form(target, kernels.shape[1:], geometry), bias)
     if backend == "auto" and torch.compiler.is_compiling():
         backend = "matmul"  # the only one whose graph does not depend on the number of samples
     elif backend == "auto":
