@@ -153,21 +153,21 @@ def _absorbed(
     module: fx.GraphModule, layer: fx.Node, weight: Tensor, scale: Tensor, shift: Tensor, norm: fx.Node
 ) -> fx.Node:
     """The static layer with a scaled weight, and a bias."""
-    bias = layer.args[2] if len(layer.args) > 2 else None
+    source, old, bias, *rest = *layer.args, *[None] * (3 - len(layer.args))
     if bias is not None:
         shift = shift + scale * _value(module, bias).double()
     scaled = weight.double() * scale.reshape(-1, *(1,) * (weight.dim() - 1))
-    name = str(layer.args[1].target)  # pyright: ignore[reportOptionalMemberAccess]
+    name = str(old.target)  # pyright: ignore
     new_weight = _constant(module, f"{name}_folded", scaled.to(weight.dtype), norm)
     new_bias = _constant(module, f"{name}_folded_bias", shift.to(weight.dtype), norm)
-    return module.graph.call_function(layer.target, (layer.args[0], new_weight, new_bias, *layer.args[3:]))
+    return module.graph.call_function(layer.target, (source, new_weight, new_bias, *rest))  # pyright: ignore
 
 
 def _scaled(module: fx.GraphModule, x: fx.Node, scale: Tensor, shift: Tensor, norm: fx.Node) -> fx.Node:
     """A factor and a summand, channel by channel."""
     value = x.meta["val"]
     shape = (-1, *(1,) * (value.dim() - 2))
-    name = str(norm.args[4].target)  # pyright: ignore[reportOptionalMemberAccess]
+    name = str(norm.args[3].target).rpartition(".")[0]  # pyright: ignore
     factor = _constant(module, f"{name}_scale", scale.to(value.dtype).reshape(shape), norm)
     summand = _constant(module, f"{name}_shift", shift.to(value.dtype).reshape(shape), norm)
     product = module.graph.call_function(aten.mul.Tensor, (x, factor))

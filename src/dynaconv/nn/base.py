@@ -238,11 +238,25 @@ class DynamicLayer(nn.Module):
 def pool_to(x: Tensor, size: Sequence[int]) -> Tensor:
     """Average to so many positions, ``(B, C, *any)`` -> ``(B, C, *size)``, in float32 at least.
 
-    PyTorch's own adaptive pooling adds up in half precision where the input is in it.
+    PyTorch's own adaptive pooling adds up in half precision where the input is in it. Graphs hold a product with a
+    matrix an axis: runtimes have no pooling into so many parts of any size.
     """
+    if torch.compiler.is_exporting():
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        for axis, parts in enumerate(size, start=2):
+            y = F.linear(y.movedim(axis, -1), _averages(y.shape[axis], parts, y)).movedim(-1, axis)
+        return y.to(x.dtype)
     pooling = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(size) - 1]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return pooling(wide, list(size)).to(x.dtype)  # pyright: ignore[reportArgumentType]
+
+
+def _averages(n: int, parts: int, like: Tensor) -> Tensor:
+    """The matrix that averages n positions over so many parts, which may overlap by one, shape ``(parts, n)``."""
+    place = torch.arange(n, device=like.device)
+    part = torch.arange(parts, device=like.device).unsqueeze(1)
+    inside = (place >= part * n // parts) & (place < ((part + 1) * n + parts - 1) // parts)
+    return inside.to(like.dtype) / inside.sum(dim=1, keepdim=True)
 
 
 def pool(x: Tensor) -> Tensor:

@@ -104,6 +104,13 @@ class FusionBranch(nn.Module):
         return self.phi(u).reshape(-1, self.rank, self.rank), _doubled_gate(self.scale(u))
 
 
+def map_channels(weight: Tensor, x: Tensor) -> Tensor:
+    """One matrix ``(O, C)`` on every position, ``(B, C, P)`` -> ``(B, O, P)``; a convolution in a traced graph."""
+    if torch.compiler.is_exporting():
+        return F.conv2d(x.unsqueeze(3), weight.reshape(*weight.shape, 1, 1)).squeeze(3)
+    return torch.matmul(weight, x)
+
+
 class Residual(nn.Module):
     """P( BN(Phi BN(Q x)) + BN(Q x) ) over ``(B, C, P)`` positions."""
 
@@ -123,14 +130,14 @@ class Residual(nn.Module):
 
     def fuse(self, x: Tensor, phi: Tensor) -> Tensor:
         """What the last matrix expands, ``(B, C, P)`` -> ``(B, L, P)``."""
-        reduced = self.norm1(torch.matmul(self.reduce.weight, x))
-        return self.norm2(torch.matmul(phi.to(reduced.dtype), reduced)) + reduced
+        reduced = self.norm1(map_channels(self.reduce.weight, x))
+        return self.norm2(torch.bmm(phi.to(reduced.dtype), reduced)) + reduced
 
     def forward(self, x: Tensor, phi: Tensor, norm: OutputNorm | None = None) -> Tensor:
         """Shape ``(B, C, P)`` -> ``(B, O, P)``, with the norm's scale and shift if given."""
         fused = self.fuse(x, phi)
         if norm is None:
-            return torch.matmul(self.expand.weight, fused)
+            return map_channels(self.expand.weight, fused)
         assert norm.expand is not None  # see fold_residual
         return torch.baddbmm(norm.shift.unsqueeze(1), norm.expand.expand(fused.shape[0], -1, -1), fused)
 

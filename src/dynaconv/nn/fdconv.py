@@ -38,7 +38,7 @@ from dynaconv.config import MethodConfig, as_tuple, check_count, check_flag, che
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.constant import Constant
-from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
+from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, inverse_by_products, widen
 from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming
 from dynaconv.nn.prepared import OutputNorm
 from dynaconv.ops import Madds, per_sample_conv
@@ -236,8 +236,11 @@ class _FDConvNd(MethodConvNd):
         if weights is not None:
             weights = weights.to(values.dtype).unflatten(1, (copies, self.num_kernels))
             values = (weights.index_select(2, self.group).unsqueeze(3) * values).sum(dim=1)
-        spectrum = torch.complex(values[..., 0], values[..., 1])
-        matrix = inverse_transform(spectrum.unflatten(1, (self.rows, -1)), self.columns)
+        values = values.unflatten(1, (self.rows, -1))
+        if torch.compiler.is_exporting():
+            matrix = inverse_by_products(values, self.columns)
+        else:
+            matrix = inverse_transform(torch.complex(values[..., 0], values[..., 1]), self.columns)
         out_channels, in_channels, *size = self.kernel_shape
         last = self.dims + 2
         parts = matrix.reshape(matrix.shape[0], out_channels, *size[:-1], in_channels, size[-1])

@@ -116,6 +116,8 @@ class BandModulation(nn.Module):
         gates = F.pad(gates, [0, 0] * len(size) + [0, len(self.bands) + 1 - gates.shape[1]], value=1.0)
         first, wide = gates[:, :1], widen(x)
         y = first * wide  # A_0 x_0 = A_0 (x - x_1 - x_2 ...) saves a transform
+        if torch.compiler.is_exporting():
+            return self._by_products(wide, gates, y).to(x.dtype)
         if x.shape[0] == 0:  # MKL transforms no empty batch
             return y.to(x.dtype)
         spectrum, band_of = torch.fft.rfftn(wide, dim=axes), frequency_bands(size, self.bands, x.device)
@@ -123,3 +125,51 @@ class BandModulation(nn.Module):
             part = torch.fft.irfftn(spectrum * (band_of == band), s=tuple(size), dim=axes)
             y = y + (gates[:, band : band + 1] - first) * part
         return y.to(x.dtype)
+
+    def _by_products(self, x: Tensor, gates: Tensor, y: Tensor) -> Tensor:
+        """The same for graphs, whose runtimes have no Fourier transform of maps.
+
+        Frequencies below a bound are those that are below it along every axis: a product with a real matrix an axis.
+        With C_b x what is in band b or lower, y = A_0 x + sum_b (A_b - A_{b-1}) C_b x.
+        """
+        for band, divisor in enumerate(self.bands, start=1):
+            low = x
+            for axis in range(2, x.dim()):
+                matrix = low_pass(x.shape[axis], divisor, x)
+                low = F.linear(low.movedim(axis, -1), matrix).movedim(-1, axis)
+            y = y + (gates[:, band : band + 1] - gates[:, band - 1 : band]) * low
+        return y
+
+
+def inverse_by_products(half: Tensor, columns: int) -> Tensor:
+    """Real matrices ``(B, rows, columns)`` of half spectra ``(B, rows, columns // 2 + 1, 2)``, for graphs.
+
+    Not every runtime has a Fourier transform: here it is a product an axis, of as many multiply-adds as that takes.
+    """
+    rows, kept = half.shape[1:3]
+    real, imaginary = half[..., 0].transpose(1, 2), half[..., 1].transpose(1, 2)
+    cos, sin = _waves(rows, rows, rows, half)
+    along = (F.linear(real, cos) - F.linear(imaginary, sin), F.linear(real, sin) + F.linear(imaginary, cos))
+    cos, sin = _waves(columns, kept, columns, half)
+    place = torch.arange(kept, device=half.device)
+    twice = 2 - ((place == 0) | (2 * place == columns)).to(half.dtype)  # for the half that is left out
+    cos, sin = (wave * twice / (rows * columns) for wave in (cos, sin))
+    return F.linear(along[0].transpose(1, 2), cos) - F.linear(along[1].transpose(1, 2), sin)
+
+
+def _waves(places: int, frequencies: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of 2 pi place frequency / length, shape ``(places, frequencies)``."""
+    # Sizes of maps may be symbols, whose remainder runtimes take of floating numbers alone: exact up to sides of 4096.
+    dtype = torch.int64 if isinstance(length, int) else like.dtype
+    place = torch.arange(places, device=like.device, dtype=dtype).unsqueeze(1)
+    turns = place * torch.arange(frequencies, device=like.device, dtype=dtype) % length
+    angles = turns.to(like.dtype) * (2 * math.pi / length)
+    return angles.cos(), angles.sin()
+
+
+def low_pass(n: int, divisor: int, like: Tensor) -> Tensor:
+    """The symmetric matrix that keeps frequencies of at most 1 / (2 divisor) cycles a pixel, shape ``(n, n)``."""
+    i = torch.arange(n, device=like.device)
+    kept = (2 * divisor * torch.minimum(i, n - i) <= n).to(like.dtype) / n
+    cos, sin = _waves(n, n, n, like)
+    return torch.mm(cos * kept, cos) + torch.mm(sin * kept, sin)

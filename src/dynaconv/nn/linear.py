@@ -62,6 +62,8 @@ class DynamicLinear(DynamicLayer):
 
     def by_position(self, x: Tensor) -> Tensor:
         """Positions in one dimension, ``(B, ..., C)`` -> ``(B, T, C)``; ``(C,)`` is one sample."""
+        if x.dim() == 3:
+            return x
         batch = x.shape[0] if x.dim() > 1 else 1
         # Not torch.Size.numel, which makes a number of what torch.export keeps as a symbol.
         return x.reshape(batch, math.prod(x.shape[1:-1]), self.in_features)
@@ -79,7 +81,8 @@ class DynamicLinear(DynamicLayer):
         norm = self.norm_for(x) if x.dim() == 2 else None  # of more dimensions the norm's channels are others
         if norm is not None:
             return norm.marked(self.transform(self.by_position(x), norm.output).squeeze(1))  # pyright: ignore[reportCallIssue]
-        return self.transform(self.by_position(x)).reshape(*x.shape[:-1], self.out_features)
+        y = self.transform(self.by_position(x))
+        return y if x.dim() == 3 else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Arguments, as nn.Linear shows them."""

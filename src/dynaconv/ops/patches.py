@@ -44,8 +44,13 @@ def convolve_patches(x: Tensor, kernels: Tensor, geometry: Geometry, position_fi
     channels = 1 if groups == 1 else 2
     patches = parts[0]
     if len(parts) > 1:
-        patches = torch.cat(parts, channels) if position_first else torch.stack(parts, channels + 1)
-    patches = patches.reshape(batch * groups, elements, math.prod(out))
+        patches = (
+            torch.cat(parts, channels)
+            if position_first
+            else torch.stack(parts, channels + 1).flatten(channels, channels + 1)
+        )
+    if groups > 1 or len(out) > 1:  # else it has the shape, and need not be asked how it lies
+        patches = patches.reshape(batch * groups, elements, math.prod(out))
     return torch.bmm(kernels, patches).reshape(batch, out_channels, *out)
 
 
