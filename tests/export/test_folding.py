@@ -87,10 +87,6 @@ def test_a_norm_behind_a_static_layer_costs_nothing(program):
     assert not [name for name in weights if "body_1" in name or "norm_row" in name]
 
 
-def test_a_layers_own_bias_goes_into_the_norm_behind_it(program):
-    assert not [name for name in constants(program) if name.startswith("body") and name.endswith(("3.bias", "3_bias"))]
-
-
 def test_nothing_is_stored_twice_or_in_vain(network, program):
     given = sum(p.numel() for p in network.parameters())
     statistics = sum(b.numel() for name, b in network.named_buffers() if "running" in name)

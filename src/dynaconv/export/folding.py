@@ -19,6 +19,8 @@ aten: Any = torch.ops.aten
 
 CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten.sym_constrain_range_for_size.default}
 """What only looks at values, while a network runs."""
+LOOKAHEAD = 20
+"""Nodes that tracing anew may leave out one after the other, such as sizes that were asked for twice."""
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
 SAME = {aten.alias.default, aten.detach.default, aten.detach_.default, aten.contiguous.default, aten.dropout.default}
 """What gives its first input, in evaluation."""
@@ -69,14 +71,13 @@ def fold_norms(module: fx.GraphModule) -> None:
             continue
         scale, shift = known
         before = node.args[0]
-        before, shift = _take_bias(module, before, scale, shift)
         weight = _static_weight(module, before)
         with module.graph.inserting_before(node):
             if weight is None:
                 result = _scaled(module, before, scale, shift, node)
             else:
                 result = _absorbed(module, before, weight, scale, shift, node)
-        result.meta = dict(node.meta)
+        result.meta = dict(node.meta if weight is None else before.meta)
         node.replace_all_uses_with(result)
         module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
@@ -121,23 +122,6 @@ def _scale_and_shift(module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Ten
     return scale, shift if bias is None else shift + bias
 
 
-def _take_bias(module: fx.GraphModule, node: Any, scale: Tensor, shift: Tensor) -> tuple[Any, Tensor]:
-    """Take a static layer's bias, added apart by a dynamic layer, into the shift behind it."""
-    if node.target != aten.add.Tensor or len(node.users) != 1 or node.kwargs:
-        return node, shift
-    source, bias = node.args
-    while isinstance(bias, fx.Node) and bias.target in (aten.reshape.default, aten.to.dtype):
-        bias = bias.args[0]
-    if not isinstance(bias, fx.Node) or bias.op != "get_attr" or not isinstance(source, fx.Node):
-        return node, shift
-    value, after = _value(module, bias), node.meta["val"]
-    spread = node.args[1].meta.get("val")
-    along_channels = spread is not None and spread.shape == (len(scale), *(1,) * (after.dim() - 2))
-    if value.shape != scale.shape or not along_channels or source.meta["val"].shape != after.shape:
-        return node, shift
-    return source, shift + scale * value.double()
-
-
 def _static_weight(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
     """The weight of a static convolution, or linear layer over rows, whose output nobody else sees."""
     linear = node.target == aten.linear.default and node.meta["val"].dim() == 2
@@ -171,7 +155,7 @@ def _scaled(module: fx.GraphModule, x: fx.Node, scale: Tensor, shift: Tensor, no
     factor = _constant(module, f"{name}_scale", scale.to(value.dtype).reshape(shape), norm)
     summand = _constant(module, f"{name}_shift", shift.to(value.dtype).reshape(shape), norm)
     product = module.graph.call_function(aten.mul.Tensor, (x, factor))
-    product.meta["val"] = value
+    product.meta = dict(norm.meta)
     return module.graph.call_function(aten.add.Tensor, (product, summand))
 
 
@@ -211,6 +195,18 @@ def fold_constants(module: fx.GraphModule) -> None:
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
     module.graph.eliminate_dead_code()
+
+
+def tell_modules(program: ExportedProgram, module: fx.GraphModule) -> None:
+    """Note at every node of a program, traced from a folded network, which module of the first network it is of."""
+    waiting = [node for node in module.graph.nodes if node.op == "call_function"]
+    for node in program.graph.nodes:
+        ahead = [i for i, other in enumerate(waiting[:LOOKAHEAD]) if other.target == node.target]
+        if node.op == "call_function" and ahead:
+            stack = waiting[ahead[0]].meta.get("nn_module_stack")
+            waiting = waiting[ahead[0] + 1 :]
+            if stack is not None:
+                node.meta["nn_module_stack"] = stack
 
 
 def forget_unread(module: fx.GraphModule) -> None:

@@ -13,7 +13,7 @@ from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from dynaconv.errors import DynaconvError
-from dynaconv.export.folding import fold
+from dynaconv.export.folding import fold, tell_modules
 from dynaconv.export.settings import ExportSettings
 from dynaconv.ops.graphs import graph_for
 
@@ -62,6 +62,7 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSetting
         folded = program.module(check_guards=False)
         fold(folded)
         program = torch.export.export(folded, example, dynamic_shapes=shapes, strict=False)
+        tell_modules(program, folded)
     check_groups(program)
     _name_outputs(program)
     return program

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from dynaconv.ops.mixture import Mixture
 from dynaconv.ops.patches import convolve_patches, copied
-from dynaconv.ops.per_sample_conv import grouped_conv
+from dynaconv.ops.per_sample_conv import conv_in_graph
 
 
 def mixture_in_graph(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixture, form: str) -> Tensor:
     """:func:`dynaconv.ops.mixture_conv` in a form, shape ``(B, O, *out)``."""
     if form == "conv":
-        return grouped_conv(x, _whole_kernels(attention, cells, mixture), mixture.geometry)
+        return conv_in_graph(x, _whole_kernels(attention, cells, mixture), mixture.geometry, form)
     rows, position_first = _kernel_rows(attention, cells, mixture)
     return convolve_patches(x, rows, mixture.geometry, position_first)
 

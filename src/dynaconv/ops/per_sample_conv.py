@@ -67,6 +67,8 @@ def matmul_conv(x: Tensor, kernels: Tensor, geometry: Geometry, bias: Tensor | N
 
 def conv_in_graph(x: Tensor, kernels: Tensor, geometry: Geometry, form: str, bias: Tensor | None = None) -> Tensor:
     """:func:`dynaconv.ops.per_sample_conv` in a form, shape ``(B, O, *out)``."""
+    if form == "conv" and kernels.shape[0] == 1:
+        return static_conv(x, kernels[0], geometry, bias)
     if form == "conv":
         return grouped_conv(x, kernels, geometry, bias)
     y = convolve_patches(x, kernels.flatten(2), geometry, position_first=False)
