@@ -131,9 +131,9 @@ def make_reference(model: nn.Module, inputs: Sequence[tuple[Tensor, ...]], dtype
     try:
         wanted = [_run(exact, x, torch.float64) for x in inputs]
         name = "float64"
-    except (RuntimeError, TypeError) as error:  # some networks convert to float32 inside
+    except Exception as error:  # some networks convert to float32 inside
         own = _type_of(plain)
-        wanted = [_run(plain, x, own) for x in inputs]
+        wanted = [_run_or_explain(plain, x, own) for x in inputs]
         name = str(own).removeprefix("torch.")
         notes.append(f"the network does not run in float64 ({str(error).splitlines()[0]}); compared with {name}")
     del exact
@@ -222,6 +222,17 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> li
     cast = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
     with torch.no_grad():
         return [y.double() for y in tensors_of(model(*cast))]
+
+
+def _run_or_explain(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    try:
+        return _run(model, inputs, dtype)
+    except Exception as error:  # whatever a network's own code may raise
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise DynaconvError(
+            f"the network does not take inputs of shape {shapes}: {_line(error)[:300]}; leave dynamic_size out if "
+            "it is for images of one size"
+        ) from error
 
 
 def _is_still(module: nn.Module) -> bool:
