@@ -95,6 +95,10 @@ def export(
     inputs, seconds = example_of(model, chosen, input_size, example), {}
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     dtype = torch.float16 if chosen.half else own
+    if chosen.format == "onnx" and dtype == torch.bfloat16:
+        raise DynaconvError(
+            "the network is in bfloat16, that not all of ONNX takes; export model.float(), or with half=True"
+        )
     inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
     with _timed(seconds, "prepare"):
