@@ -121,3 +121,33 @@ class Computed(nn.Module):
 def test_what_stays_has_a_reason(network, reason):
     program = trace(network, (torch.randn(2, 3, 4, 4),), ANY)
     assert list(norms_left(program).values()) == [reason]
+
+
+class Shuffling(nn.Module):
+    """Copies that matter: a view needs their layout, or something is written into them or what follows from weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bias = nn.Conv2d(4, 4, 1), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        y = self.conv(x).relu_()
+        shuffled = y.unflatten(1, (2, 2)).transpose(1, 2).contiguous().view(y.shape)
+        turned = y.transpose(2, 3).contiguous()
+        turned.unsqueeze(0).add_(5)
+        same = y.contiguous()
+        same.unsqueeze(0).mul_(2)
+        copied = y.to(y.dtype, copy=True)
+        copied.sub_(1)
+        row = self.bias * 2
+        row.view(1, 4).add_(x.mean())
+        return y, shuffled + copied, turned, row
+
+
+def test_what_is_copied_or_written_into_stays():
+    network = Shuffling().double().eval()
+    program = trace(deployable(network), (torch.randn(2, 4, 5, 3, dtype=torch.float64),), ANY)
+    for batch in (1, 3, 3):
+        x = torch.randn(batch, 4, 5, 3, dtype=torch.float64)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(x), network(x))

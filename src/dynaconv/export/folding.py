@@ -22,8 +22,8 @@ CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, ate
 LOOKAHEAD = 20
 """Nodes that tracing anew may leave out one after the other, such as sizes that were asked for twice."""
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
-SAME = {aten.alias.default, aten.detach.default, aten.detach_.default, aten.contiguous.default, aten.dropout.default}
-"""What gives its first input, in evaluation."""
+SAME = {aten.alias.default, aten.detach.default, aten.detach_.default, aten.dropout.default}
+"""What gives its first input, in evaluation, or a view of all of it."""
 
 
 def fold(module: fx.GraphModule) -> None:
@@ -41,26 +41,30 @@ def fold(module: fx.GraphModule) -> None:
 
 
 def drop_what_does_nothing(module: fx.GraphModule) -> None:
-    """Checks, conversions to the type that is there already, copies that nobody changes, and what nobody reads."""
-    changed = {node.args[0] for node in module.graph.nodes if _is_in_place(node)}
+    """Checks, what gives the very tensor that it is given, and what nobody reads."""
     for node in list(module.graph.nodes):
         if node.target in CHECKS:
             module.graph.erase_node(node)
-        elif node.target in SAME or (node.target == aten.to.dtype and _keeps_type(node)):
-            if not {node, node.args[0]} & changed:
-                node.replace_all_uses_with(node.args[0])
-                module.graph.erase_node(node)
+        elif node.target in SAME or _finds_it_done(node):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
 
 
-def _is_in_place(node: fx.Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "__name__", "").split(".")[0].endswith("_")
-
-
-def _keeps_type(node: fx.Node) -> bool:
+def _finds_it_done(node: fx.Node) -> bool:
+    """Whether a tensor has the layout or type already that it is asked for in, and no copy is wanted."""
+    if node.target not in (aten.contiguous.default, aten.to.dtype):
+        return False
     source = node.args[0]
     before, after = (n.meta.get("val") if isinstance(n, fx.Node) else None for n in (source, node))
-    return isinstance(before, Tensor) and isinstance(after, Tensor) and before.dtype == after.dtype
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor) or node.kwargs or len(node.args) > 2:
+        return False
+    return before.is_contiguous() if node.target == aten.contiguous.default else before.dtype == after.dtype
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.is_mutable and bool(node.args)
 
 
 def fold_norms(module: fx.GraphModule) -> None:
@@ -169,7 +173,8 @@ class _Folder(ConstantFolder):
 def fold_constants(module: fx.GraphModule) -> None:
     """Compute what follows from constants alone; equal results of one constant, such as shared cells, are kept once.
 
-    Views of a constant that is also read in another shape stay views: each would be stored again.
+    Views of a constant that is also read in another shape stay views: each would be stored again. What the network
+    writes into stays as well.
     """
     with torch.no_grad():
         folder = _Folder(module, skip_constructors=True)
@@ -180,10 +185,15 @@ def fold_constants(module: fx.GraphModule) -> None:
         if node in found or any(user not in found for user in node.users):
             value = found[node] if node in found else _value(module, node)
             shapes[value.untyped_storage().data_ptr()].add(_place(value))
+    written = {
+        found[node.args[0]].untyped_storage().data_ptr()
+        for node in module.graph.nodes
+        if node not in found and _is_in_place(node) and node.args[0] in found
+    }
     kept: dict[tuple[Any, ...], str] = {}
     for node, value in found.items():
         storage = value.untyped_storage().data_ptr()
-        if len(shapes[storage]) > 1:
+        if len(shapes[storage]) > 1 or storage in written:
             continue
         shared = kept.get((storage, *_place(value)))
         with module.graph.inserting_before(node):

@@ -54,14 +54,14 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSetting
     ):
         try:
             program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+            _check_inputs(program, settings)
+            folded = program.module(check_guards=False)
+            fold(folded)
+            program = torch.export.export(folded, example, dynamic_shapes=shapes, strict=False)
         except DynaconvError:
             raise
         except Exception as error:  # whatever a network's own code may raise where values are symbols
             raise DynaconvError(_why_not(model, error, settings)) from error
-        _check_inputs(program, settings)
-        folded = program.module(check_guards=False)
-        fold(folded)
-        program = torch.export.export(folded, example, dynamic_shapes=shapes, strict=False)
         tell_modules(program, folded)
     check_groups(program)
     _name_outputs(program)
