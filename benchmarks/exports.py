@@ -242,7 +242,7 @@ def main() -> int:
     flags.add_argument("--detection", action="store_true", help="backbones of detectors")
     flags.add_argument("--jobs", type=int, default=1, help="networks at once")
     flags.add_argument("--pixels", type=int, default=PIXELS, help="side of an image")
-    flags.add_argument("--limit", type=float, default=900, help="seconds that a network may take")
+    flags.add_argument("--limit", type=float, default=3600, help="seconds that a network may take")
     flags.add_argument("--out", type=Path, default=Path("docs/results/exports.json"))
     flags.add_argument("--page", type=Path, default=None, help="a page whose tables are filled")
     flags.add_argument("--one", default=None, help=argparse.SUPPRESS)
