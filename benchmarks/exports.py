@@ -33,6 +33,7 @@ from dynaconv.errors import DynaconvError, ParityError
 from dynaconv.export.inputs import noise_images
 from dynaconv.files import write_text
 from dynaconv.models import get_preset
+from dynaconv.nn.norm import BranchBatchNorm
 
 PIXELS = 64
 SETTLE_IMAGES, NEARLY_NOTHING = 32, 1e-3
@@ -45,9 +46,9 @@ def enliven(model: nn.Module, pixels: int) -> None:
     """Give a fresh network numbers behind which no error hides, and that do not magnify one.
 
     Scales that start at zero or nearly so (the last norm of a residual block, a layer scale) get numbers: behind them
-    nothing shows. Statistics of BatchNorm are those of noise. Temperature is in the middle of its schedule: at its end
-    deep networks that were never trained are chaotic, and PyTorch in float32 is up to 0.7 of the outputs' spread away
-    from its float64 (ODConv on MobileNetV2).
+    nothing shows. Statistics of BatchNorm are those of noise; but images of noise hardly differ on average, and a
+    branch whose norm divided by so small a spread would magnify every rounding. There it is as large as the mean.
+    Temperature is in the middle of its schedule: at its end deep networks that were never trained are chaotic.
     """
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -60,8 +61,14 @@ def enliven(model: nn.Module, pixels: int) -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
+    images = noise_images((SETTLE_IMAGES, 3, pixels, pixels), seed=1)
     with torch.no_grad():
-        model.train()(noise_images((SETTLE_IMAGES, 3, pixels, pixels), seed=1))
+        model.train()(images)
+        for norm in norms:
+            if isinstance(norm, BranchBatchNorm):
+                norm.running_var.copy_(torch.maximum(norm.running_var, norm.running_mean.square()))
+                norm.eval()
+        model(images)  # the norms behind the layers, with branches as they will be
     model.eval()
 
 
@@ -81,7 +88,7 @@ def make(name: str, detection: bool, pixels: int) -> tuple[nn.Module, int]:
     return model, pixels
 
 
-def attempt(name: str, detection: bool, pixels: int) -> dict[str, Any]:
+def attempt(name: str, detection: bool, pixels: int, one_size: bool) -> dict[str, Any]:
     """Export one network, here."""
     started, notes = time.perf_counter(), []
     try:
@@ -93,7 +100,7 @@ def attempt(name: str, detection: bool, pixels: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         asked = {"input_size": (3, pixels, pixels), "dynamic_batch": True}
         try:
-            report = dynaconv.export(model, f"{folder}/net", dynamic_size=True, **asked)
+            report = dynaconv.export(model, f"{folder}/net", dynamic_size=not one_size, **asked)
         except ParityError as error:
             return {"error": str(error), "report": error.report.to_dict()}
         except DynaconvError as error:
@@ -123,6 +130,7 @@ def attempt(name: str, detection: bool, pixels: int) -> dict[str, Any]:
 def in_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Export one network in a process of its own."""
     flags = ["--one", name, "--pixels", str(options.pixels), *(["--detection"] if options.detection else [])]
+    flags += ["--one-size"] if options.one_size else []
     try:
         done = subprocess.run(
             [sys.executable, __file__, *flags],
@@ -242,6 +250,7 @@ def main() -> int:
     flags.add_argument("--detection", action="store_true", help="backbones of detectors")
     flags.add_argument("--jobs", type=int, default=1, help="networks at once")
     flags.add_argument("--pixels", type=int, default=PIXELS, help="side of an image")
+    flags.add_argument("--one-size", action="store_true", help="fix the image size, which is quicker by a third")
     flags.add_argument("--limit", type=float, default=3600, help="seconds that a network may take")
     flags.add_argument("--out", type=Path, default=Path("docs/results/exports.json"))
     flags.add_argument("--page", type=Path, default=None, help="a page whose tables are filled")
@@ -251,7 +260,7 @@ def main() -> int:
         fill(options.page)
         return 0
     if options.one is not None:
-        print(json.dumps(attempt(options.one, options.detection, options.pixels)))
+        print(json.dumps(attempt(options.one, options.detection, options.pixels, options.one_size)))
         return 0
     return run_all(options)
 
