@@ -101,7 +101,8 @@ class DynamicConvNd(DynamicLayer):
         """Edges (as F.pad wants them) with which an input of that size gives ceil(size / stride) positions."""
         edges = []
         for n, k, s, d in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
-            total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            # Rounded up without negative numbers, which integer division in ONNX rounds to the other side.
+            total = max(((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n, 0)
             edges = [total // 2, total - total // 2, *edges]
         return edges
 

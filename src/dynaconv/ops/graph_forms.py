@@ -17,11 +17,11 @@ def mixture_in_graph(x: Tensor, attention: Tensor, cells: Tensor, mixture: Mixtu
     """:func:`dynaconv.ops.mixture_conv` in a form, shape ``(B, O, *out)``."""
     if form == "conv":
         return conv_in_graph(x, _whole_kernels(attention, cells, mixture), mixture.geometry, form)
-    rows, position_first = _kernel_rows(attention, cells, mixture)
+    rows, position_first = kernel_rows(attention, cells, mixture)
     return convolve_patches(x, rows, mixture.geometry, position_first)
 
 
-def _kernel_rows(attention: Tensor, cells: Tensor, mixture: Mixture) -> tuple[Tensor, bool]:
+def kernel_rows(attention: Tensor, cells: Tensor, mixture: Mixture) -> tuple[Tensor, bool]:
     """Every sample's kernel, ``(B, O, elements)``, and whether positions come before channels in it."""
     spatial, out_blocks, in_blocks = mixture.grid
     batch, count, positions = attention.shape[0], cells.shape[0], mixture.geometry.positions
