@@ -1,12 +1,14 @@
 """Files that are whole or not there: written beside their place, forced to disk, and moved in one step.
 
 Whatever ends the process, and whenever, a reader finds the old file or the new one. What a killed process leaves behind
-are temporary files, which :func:`clean_temporaries` takes away.
+are temporary files and folders, which :func:`clean_temporaries` takes away.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,16 +71,23 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def clean_temporaries(folder: Path) -> list[str]:
-    """Delete temporary files that a killed process left; returns their names.
+def clean_temporaries(folder: Path, pattern: str = TEMPORARY, seconds: float = 0.0) -> list[str]:
+    """Delete temporary files and folders that a killed process left; returns their names.
 
     Args:
         folder: nobody else may be writing in it.
+        pattern: of names; temporary ones of a single file, say.
+        seconds: younger ones stay, since somebody else may be writing them after all.
     """
     names = []
-    for path in folder.glob(TEMPORARY):
+    for path in folder.glob(pattern):
         with suppress(OSError):
-            path.unlink()
+            if seconds and time.time() - path.lstat().st_mtime < seconds:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
             names.append(path.name)
     return names
 

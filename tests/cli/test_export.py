@@ -66,6 +66,35 @@ def test_requests_that_can_not_be_met(checkpoint, capsys, flags, text):
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["runs/x/best", "best.safetensors"])
+def test_a_checkpoint_that_does_not_exist(name, capsys):
+    assert main(["export", name]) == 2
+    said = capsys.readouterr().err
+    assert f"no checkpoint at {name.removesuffix('.safetensors')}" in said
+    assert "preset" not in said
+
+
+def test_the_help_names_what_may_be_asked_for(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    text = capsys.readouterr().out
+    assert "lambda" not in text
+    for choice in ("torch-export", "tensorrt", "int8"):
+        assert choice in text
+
+
+def test_a_folder_takes_the_file(checkpoint, tmp_path, monkeypatch):
+    places = []
+
+    def export(model, out, **settings):
+        places.append((out, settings["input_size"]))
+        raise dynaconv.DynaconvError("seen enough")
+
+    monkeypatch.setattr(dynaconv, "export", export)
+    assert main(["export", str(checkpoint), str(tmp_path)]) == 2
+    assert places == [(tmp_path / "best.onnx", (1, 32, 32))]
+
+
 def test_a_model_that_does_not_exist(capsys):
     assert main(["export", "resnet81"]) == 2
     assert "resnet18" in capsys.readouterr().err

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
+import os
+import re
 import sys
 
 import pytest
@@ -10,8 +14,11 @@ import torch
 
 import dynaconv
 from dynaconv import ParityError
+from dynaconv.errors import MissingExtraError, require
+from dynaconv.export import open_session, runtimes
 from dynaconv.export.export import export
 from dynaconv.export.onnx_file import write_onnx
+from dynaconv.files import clean_temporaries
 from tests.export.networks import two_blocks
 
 HOME = sys.modules[export.__module__]
@@ -80,6 +87,113 @@ def test_nothing_is_left_when_it_is_interrupted(good, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_numbers_beside_a_graph_are_its_own(good, tmp_path, monkeypatch):
+    """Written well, then wrong, then cut off between the two files, then in one file."""
+    onnx = pytest.importorskip("onnx")
+    model, content, written = good
+    place, x = tmp_path / "net.onnx", torch.randn(1, 3, 32, 32)
+    settings = {"input_size": (3, 32, 32)}
+
+    def write(program, path, *arguments, factor=1.0):
+        graph = onnx.load_from_string(content)
+        for tensor in graph.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                numbers = onnx.numpy_helper.to_array(tensor) * factor
+                tensor.CopyFrom(onnx.numpy_helper.from_array(numbers.astype("float32"), tensor.name))
+        beside = f"{path.name}.data"
+        onnx.save_model(graph, path, save_as_external_data=True, location=beside, size_threshold=256)
+        return dataclasses.replace(written, external=path.with_name(beside))
+
+    def names():
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    monkeypatch.setattr(HOME, "trace", lambda network, inputs, settings: written.program)
+    monkeypatch.setattr(HOME, "write_onnx", write)
+    (tmp_path / "net.onnx.data").write_text("of before")
+    report = dynaconv.export(model, place, **settings)
+    data, graph = names()[1], place.read_bytes()
+    assert names() == ["net.onnx", data]
+    assert re.fullmatch(r"net\.onnx\.[0-9a-f]{12}\.data", data)
+    assert sorted(path.name for path in report.files) == names()
+    expected = open_session("onnxruntime", place).run(x)[0]
+
+    monkeypatch.setattr(HOME, "write_onnx", functools.partial(write, factor=1.25))
+    with pytest.raises(ParityError) as caught:
+        dynaconv.export(model, place, **settings)
+    failed = ["net.failed.onnx", "net.failed.onnx.data"]
+    assert names() == [*failed, "net.onnx", data]
+    assert [path.name for path in caught.value.report.files] == failed
+    assert not torch.allclose(open_session("onnxruntime", tmp_path / failed[0]).run(x)[0], expected, rtol=1e-2)
+    assert torch.equal(open_session("onnxruntime", place).run(x)[0], expected)
+
+    def cut(source, target):
+        if source.name == target.name == "net.onnx":
+            raise KeyboardInterrupt
+        return whole(source, target)
+
+    whole = type(place).replace
+    with monkeypatch.context() as patch:
+        patch.setattr(type(place), "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            dynaconv.export(model, place, check=False, **settings)
+    assert place.read_bytes() == graph
+    assert torch.equal(open_session("onnxruntime", place).run(x)[0], expected)
+    assert len(names()) == 5
+
+    monkeypatch.setattr(HOME, "write_onnx", lambda program, path, *rest: path.write_bytes(content) and written)
+    dynaconv.export(model, place, check=False, **settings)
+    assert names() == [*failed, "net.onnx"]
+
+
+def test_a_runtime_that_does_not_load_and_one_that_refuses(good, tmp_path, monkeypatch):
+    model, content, written = good
+    monkeypatch.setattr(HOME, "trace", lambda network, inputs, settings: written.program)
+    monkeypatch.setattr(HOME, "write_onnx", lambda program, path, *rest: path.write_bytes(content) and written)
+    broken = {"openvino"}
+
+    def load(name, extra):
+        if name in broken:
+            raise ImportError("libtbb.so.12: cannot open shared object file")
+        return require(name, extra)
+
+    monkeypatch.setattr(runtimes, "require", load)
+    report = dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32))
+    assert report.passed
+    assert report.notes == ("not checked in openvino: libtbb.so.12: cannot open shared object file",)
+    broken.add("onnxruntime")
+    with pytest.raises(MissingExtraError, match=r"onnxruntime: libtbb.*pip install 'dynaconv\[export\]'"):
+        dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32))
+    unseen = dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32), check=False)
+    assert (unseen.checked, unseen.passed) == (False, None)
+    broken.remove("onnxruntime")
+    monkeypatch.setattr(HOME, "write_onnx", lambda program, path, *rest: path.write_bytes(b"none") and written)
+    monkeypatch.setattr(HOME, "onnx_constants", lambda path: {})
+    with pytest.raises(
+        ParityError, match=r"net2.onnx was not written: onnxruntime refuses the file at batch 1 of"
+    ) as caught:
+        dynaconv.export(model, tmp_path / "net2", input_size=(3, 32, 32))
+    assert "another function" not in str(caught.value)
+    assert "REFUSED" in str(caught.value.report)
+
+
+def test_folders_of_killed_exports_go_when_they_are_old(good, tmp_path, monkeypatch):
+    model, content, written = good
+    monkeypatch.setattr(HOME, "trace", lambda network, inputs, settings: written.program)
+    monkeypatch.setattr(HOME, "write_onnx", lambda program, path, *rest: path.write_bytes(content) and written)
+    old, young, other = (
+        tmp_path / f".{name}.tmp" for name in (f"net.onnx.{'a' * 12}", f"net.onnx.{'b' * 12}", "other")
+    )
+    for folder in (old, young, other):
+        folder.mkdir()
+        (folder / "net.onnx").write_text("half of it")
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32), check=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, other.name, "net.onnx"]
+    assert sorted(clean_temporaries(tmp_path)) == [young.name, other.name]
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
 def test_a_file_that_holds_more_than_the_network_is_refused(good, tmp_path, monkeypatch):
     model, content, written = good
     onnx = pytest.importorskip("onnx")
@@ -92,9 +206,11 @@ def test_a_file_that_holds_more_than_the_network_is_refused(good, tmp_path, monk
 
     monkeypatch.setattr(HOME, "write_onnx", write)
     monkeypatch.setattr(HOME, "trace", lambda network, inputs, settings: written.program)
-    with pytest.raises(dynaconv.DynaconvError, match=r"max_extra_mb=0\.2"):
+    with pytest.raises(dynaconv.DynaconvError, match=r"max_extra_mb=0\.2") as caught:
         dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32), check=False)
     assert not list(tmp_path.iterdir())
+    advised = float(re.search(r"max_extra_mb=([\d.]+)", str(caught.value))[1])
+    dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32), check=False, max_extra_mb=advised)
 
 
 def test_opsets_of_old_and_new_runtimes(good, tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from dynaconv.cli.networks import add_network_flags
 from dynaconv.cli.options import expand_method, make_parser
@@ -22,12 +23,15 @@ dynaconv export resnet18 --method odconv --format aoti --image-size 96
 dynaconv export kw1x_mobilenetv2_100 --half --json
 """
 DETECTION_SIZE = 256
+SAVED = (".safetensors", ".json", ".ckpt", ".pt", ".pth")
+"""Suffixes that no model's name has."""
 
 
 def parser() -> Any:
     """Flags of the command."""
+    from dynaconv.export.export import ROUNDED_TOLERANCES
     from dynaconv.export.opsets import OPSETS, USUAL
-    from dynaconv.export.settings import FORMATS, TARGETS, Target, Weights
+    from dynaconv.export.settings import FORMATS, TARGETS, Format, Target, Weights
 
     flags = make_parser(
         "export",
@@ -39,9 +43,13 @@ def parser() -> Any:
     )
     add_network_flags(flags, "a checkpoint (runs/NAME/TIME/best), a preset (dynaconv models), or a timm backbone")
     flags.add_argument(
-        "out", type=str | None, nargs="?", default=None, help="the file; named after the model if not given"
+        "out",
+        type=str | None,
+        nargs="?",
+        default=None,
+        help="the file, or a folder for it; named after the model, beside a checkpoint, if not given",
     )
-    flags.add_argument("--format", type=str, choices=FORMATS, default=FORMATS[0], help="of the file")
+    flags.add_argument("--format", type=Format, default=FORMATS[0], help="of the file")
     flags.add_argument("--dynamic-batch", action="store_true", help="any number of images from 1 on")
     flags.add_argument("--dynamic-size", action="store_true", help="images of any size")
     flags.add_argument("--batch-size", type=int, default=1, help="images, where their number is fixed")
@@ -54,17 +62,20 @@ def parser() -> Any:
     )
     flags.add_argument(
         "--target",
-        type=str | None,
-        choices=get_args(Target),
+        type=Target | None,
         default=None,
         help="whose speed decides between graphs: "
         + "; ".join(f"{format} for {' or '.join(targets)}" for format, targets in TARGETS.items()),
     )
     flags.add_argument(
-        "--weights", type=str, choices=get_args(Weights), default="float32", help="how an ONNX file stores kernels"
+        "--weights",
+        type=Weights,
+        default="float32",
+        help="how an ONNX file stores kernels; noise may move by {float16} of the spread of outputs with float16, by "
+        "{int8} with int8, once the graph has passed with float32".format(**ROUNDED_TOLERANCES),
     )
     flags.add_argument(
-        "--max-extra-mb", type=float, default=0.0, help="memory that branches folded into cells may take in the file"
+        "--max-extra-mb", type=float, default=0.0, help="MB that branches folded into cells may take in the file"
     )
     flags.add_argument(
         "--tolerance",
@@ -93,6 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     for note in subject.notes:
         print(f"note: {note}", file=sys.stderr)
     out = Path(values.out or subject.name)
+    if values.out is not None and out.is_dir():
+        out /= Path(subject.name).name + SUFFIXES[settings.format]
     if not out.suffix or values.out is None:
         out = out.with_name(out.name + SUFFIXES[settings.format])
     if out.exists():
@@ -136,27 +149,33 @@ class _Subject:
     Args:
         model: the network.
         name: of the file, without a suffix.
-        input_size: of one image.
+        input_size: of one image; None for the network's usual.
         description: what its checkpoint says.
         notes: what to tell of it.
     """
 
     model: Any
     name: str
-    input_size: tuple[int, ...]
+    input_size: tuple[int, ...] | None
     description: Any = None
     notes: tuple[str, ...] = ()
 
 
 def _subject(values: Any) -> _Subject:
     """The network that the flags name."""
-    from dynaconv.checkpoints.description import base_path, is_checkpoint
+    from dynaconv.checkpoints.description import base_path, is_checkpoint, read_recipe
 
     if is_checkpoint(values.model):
         if values.method is not None or values.where is not None or values.backbone:
             raise DynaconvError(f"{values.model} is a checkpoint, which knows its method and backbone; leave them out")
         return _saved(values, str(base_path(values.model)))
     import dynaconv
+
+    if "/" in values.model or os.sep in values.model or Path(values.model).suffix in SAVED:
+        read_recipe(values.model)  # says what is missing
+        raise DynaconvError(
+            f"there is no checkpoint at {values.model}; expected runs/NAME/TIME/best, or a model's name"
+        )
     from dynaconv.export.inputs import usual_size
 
     config = None if values.method is None else dynaconv.config_from_dict(values.method)
@@ -178,11 +197,11 @@ def _saved(values: Any, path: str) -> _Subject:
     """A checkpoint's network; of a detector what runs on every image: the backbone with its pyramid."""
     from dynaconv.checkpoints.description import read_recipe
     from dynaconv.checkpoints.native import load_checkpoint
+    from dynaconv.export.inputs import described_size
 
     if "detector" not in read_recipe(path):
         model, said = load_checkpoint(path)
-        side = values.image_size or said["image_size"]
-        return _Subject(model, path, (said["model"].get("in_chans", 3), side, side), said)
+        return _Subject(model, path, described_size(said, values.image_size), said)
     from dynaconv.detection import load_detector
 
     detector, said = load_detector(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import glob
+import math
 import shutil
 import time
 import uuid
@@ -16,28 +18,30 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from dynaconv.errors import DynaconvError, ParityError
+from dynaconv.errors import DynaconvError, MissingExtraError, ParityError
 from dynaconv.export.inputs import check_inputs, example_of
 from dynaconv.export.locate import locate
 from dynaconv.export.network import deployable
-from dynaconv.export.onnx_file import write_onnx
+from dynaconv.export.onnx_file import move_numbers, name_by_content, numbers_beside, write_onnx
 from dynaconv.export.opsets import NATIVE, check_opset
 from dynaconv.export.parity import Comparison, Reference, compare, make_reference, tolerance_of
 from dynaconv.export.program import trace
 from dynaconv.export.report import ExportReport
-from dynaconv.export.runtimes import RUNTIMES, Runtime
+from dynaconv.export.runtimes import RUNTIMES, Runtime, import_runtime
 from dynaconv.export.settings import SUFFIXES, ExportSettings, Format
 from dynaconv.export.signature import input_names, input_texts, output_names
 from dynaconv.export.sizes import MB, FileSize, onnx_constants, program_bytes, state_bytes
 from dynaconv.export.torch_files import write_aoti, write_program
 from dynaconv.export.weights import store_weights
-from dynaconv.files import explained, sync
-from dynaconv.nn import inference_report
+from dynaconv.files import clean_temporaries, explained, sync
+from dynaconv.nn import dynamic_layers, get_temperature, inference_report
 from dynaconv.planning.table import format_shape
 
 ROUNDED_TOLERANCES = {"float16": 0.1, "int8": 0.5}
 """Of files with weights in fewer bits, whose graph has passed the usual tolerance with weights in float32. They find a
 file that is broken; whether a network can do with fewer bits, its images say."""
+OLD_SECONDS = 24 * 3600
+"""Temporary folders of a file that are older were left by a process that was killed."""
 PREPROCESSING = ("image_size", "mean", "std", "crop_pct", "interpolation")
 """What a checkpoint's description says of images, under the names of ``dynaconv.training.config``."""
 
@@ -63,7 +67,7 @@ def export(
         model: any network, converted or static.
         path: the file; the format's suffix is added if it has none.
         format: ``"onnx"``, ``"torch-export"`` or ``"aoti"``.
-        input_size: channels and sides of one image; the network's usual if not given.
+        input_size: channels and sides of one image; those of the description, or the network's usual, if not given.
         example: inputs, in place of ``input_size``, for a network that takes several, or no images.
         description: what a checkpoint says of the network (:func:`dynaconv.checkpoints.native.load_checkpoint`): its
             classes and preprocessing stand in the file then.
@@ -77,7 +81,7 @@ def export(
         DynaconvError: if a setting is wrong, the network can not be followed or is refused by the format, or the file
             would be larger than the checkpoint.
         ParityError: if the file computes another function; it says where the first layer differs.
-        MissingExtraError: without the packages that write the format.
+        MissingExtraError: without the packages that write the format, or without any that could check the file.
         StorageError: if the system refuses to write.
 
     Example:
@@ -92,7 +96,9 @@ def export(
     place = _place(Path(path), chosen)
     if chosen.format == "onnx":
         chosen = replace(chosen, opset=check_opset(chosen.opset, chosen.runtime))
-    inputs, seconds = example_of(model, chosen, input_size, example), {}
+    if chosen.check:
+        _check_runtimes(chosen.format)
+    inputs, seconds = example_of(model, chosen, input_size, example, description), {}
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     dtype = torch.float16 if chosen.half else own
     if chosen.format == "onnx" and dtype == torch.bfloat16:
@@ -123,6 +129,8 @@ def export(
                 written = write_onnx(program, made, chosen.opset or NATIVE, *names, _properties(model, description))
                 source, opset = written.program, written.opset
                 constants = sum(onnx_constants(made).values())
+                if written.external is not None:
+                    name_by_content(made, written.external)
             elif chosen.format == "torch-export":
                 write_program(program, made)
                 constants = program_bytes(program)
@@ -130,7 +138,7 @@ def export(
                 write_aoti(program, made)
         total = sum(file.stat().st_size for file in folder.iterdir())
         size = FileSize(total, constants, state_bytes(model), extra)
-        size.check()
+        size.check(chosen.max_extra_mb)
         report = ExportReport(
             path=place,
             files=tuple(place.with_name(file.name) for file in sorted(folder.iterdir())),
@@ -139,6 +147,7 @@ def export(
             inputs=input_texts(program, names[0]),
             outputs=tuple(names[1]),
             size=size,
+            notes=_temperature_notes(model),
             seconds=seconds,
         )
         reference = None
@@ -147,7 +156,7 @@ def export(
                 say("computing what is expected, in float64")
                 reference = make_reference(model, check_inputs(inputs, chosen), dtype)
                 report = _checked(report, model, source, made, reference, say)
-        if chosen.weights != "float32" and report.passed:
+        if chosen.weights != "float32" and not report.failed:
             with _timed(seconds, "weights"):
                 say(f"storing weights as {chosen.weights}")
                 report = _with_weights(report, made, chosen.weights, reference)
@@ -161,8 +170,38 @@ def _settings(format: Format, values: Mapping[str, Any]) -> ExportSettings:
     return ExportSettings(format=format, **values)
 
 
+def _check_runtimes(format: Format) -> None:
+    """Refuse to check a file where nothing could run it."""
+    said = []
+    for runtime in RUNTIMES[format]:
+        try:
+            import_runtime(runtime)
+        except (ImportError, OSError) as error:
+            said.append(f"{runtime}: {error}")
+        else:
+            return
+    raise MissingExtraError(
+        f"no runtime is here to check the file in ({'; '.join(said)}); install one with: pip install "
+        "'dynaconv[export]', or write the file unseen: check=False"
+    )
+
+
+def _temperature_notes(model: nn.Module) -> tuple[str, ...]:
+    """A sentence if attention is not as it is at the end of its schedule; the file has it as it is now."""
+    for layer in dynamic_layers(model):
+        now, end = layer.get_temperature(), layer.temperature_at(1.0)
+        if now is not None and end is not None and not math.isclose(now, end, abs_tol=1e-6):
+            return (
+                f"attention is at temperature {now:g}, as the file will stay; the end of its schedule is {end:g}: for "
+                "that call dynaconv.schedule_temperature(model, 1.0) before",
+            )
+    return ()
+
+
 def _place(path: Path, settings: ExportSettings) -> Path:
     suffix = SUFFIXES[settings.format]
+    if path.is_dir():
+        raise DynaconvError(f"{path} is a folder; expected the name of a file, such as {path / f'net{suffix}'}")
     if not path.suffix:
         path = path.with_name(path.name + suffix)
     if path.suffix != suffix:
@@ -185,13 +224,15 @@ def _network(model: nn.Module, settings: ExportSettings, dtype: torch.dtype) -> 
 
 def _properties(model: nn.Module, description: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a file says of itself."""
-    said: dict[str, Any] = {"description": type(model).__name__}
+    said: dict[str, Any] = {"description": {"name": type(model).__name__}}
     if description is not None:
         said["description"] = dict(description.get("model", {}))
         if "classes" in description:
             said["classes"] = list(description["classes"])
         if images := {key: description[key] for key in PREPROCESSING if key in description}:
             said["preprocessing"] = images
+    if (temperature := get_temperature(model)) is not None:
+        said["description"]["temperature"] = temperature
     return said
 
 
@@ -212,8 +253,6 @@ def _checked(
     found = list(compare(made, settings, reference, tolerance))
     runs = [one for one in found if isinstance(one, Comparison)]
     notes = [*reference.notes, *(one for one in found if isinstance(one, str))]
-    if not runs:
-        notes.append("no runtime was there to check the file in")
     report = replace(
         report,
         comparisons=tuple(runs),
@@ -221,7 +260,7 @@ def _checked(
         own_error=reference.own_error,
         reference_type=reference.reference_type,
     )
-    if report.passed:
+    if not report.failed:
         return report
     say("looking for the first layer that differs")
     return replace(report, fault=_fault(report, model, program, made, reference, tolerance))
@@ -232,7 +271,8 @@ def _with_weights(
 ) -> ExportReport:
     """The report of the file with weights in fewer bits: how far that moves what it says."""
     stored = store_weights(made, made, kind)
-    made.with_name(made.name + ".data").unlink(missing_ok=True)
+    for file in numbers_beside(made):
+        file.unlink()
     held = sum(onnx_constants(made).values())
     report = replace(
         report,
@@ -251,7 +291,7 @@ def _with_weights(
         notes=(*report.notes, f"worst error before, with weights in float32: {before}"),
     )
     why = f"weights in {kind} move noise so far; if images of yours say that it serves them, allow it: tolerance=..."
-    return report if report.passed else replace(report, fault=why)
+    return replace(report, fault=why) if report.failed else report
 
 
 def _fault(
@@ -263,7 +303,7 @@ def _fault(
         name for name in RUNTIMES[report.settings.format] if failed.runtime.startswith((name, "torch"))
     )
     if failed.refused is not None:
-        return f"it refuses the file: {failed.refused}"
+        return f"{runtime} refuses the file: {failed.refused}"
     expected = next(e for e in reference.expected if (e.batch, e.size) == (failed.batch, failed.size))
     try:
         fault = locate(model, program, made, runtime, expected, tolerance)
@@ -276,26 +316,42 @@ def _fault(
 
 def _moved(report: ExportReport, folder: Path) -> ExportReport:
     """Put files in their place, or those that failed beside it."""
+    place, made = report.path, folder / report.path.name
+    if report.failed:
+        place = place.with_name(f"{place.stem}.failed{place.suffix}")
+        for file in numbers_beside(made):
+            move_numbers(made, file, f"{place.name}.data")
     with explained(report.path):
-        for file in folder.iterdir():
+        if report.failed:
+            place.unlink(missing_ok=True)  # no earlier one may find these numbers
+        # The graph last. Until then the one that is there finds its own numbers, whose names say what they hold.
+        kept = []
+        for file in sorted(folder.iterdir(), key=lambda file: file == made):
             sync(file)
-        if report.passed:
-            for file in sorted(
-                folder.iterdir(), key=lambda file: file.name == report.path.name
-            ):  # the file itself last
-                file.replace(report.path.with_name(file.name))
-            sync(report.path.parent)
-            return report
-        kept = report.path.with_name(f"{report.path.stem}.failed{report.path.suffix}")
-        (folder / report.path.name).replace(kept)
-        sync(kept.parent)
+            kept.append(file.replace(place if file == made else place.with_name(file.name)))
+        sync(place.parent)
+        for file in numbers_beside(place):
+            if file not in kept:
+                file.unlink()
+    moved = replace(report, path=place, files=tuple(sorted(kept)))
+    if report.failed:
+        raise ParityError(_why_kept(moved, report.path), moved)
+    return moved
+
+
+def _why_kept(report: ExportReport, asked: Path) -> str:
+    """What was wrong with a file that is kept under another name."""
     worst = report.worst
     assert worst is not None
-    raise ParityError(
-        f"{report.path} was not written: the file computes another function. Worst error {worst.error:.1e}, tolerance "
-        f"{worst.tolerance:.1e}, in {worst.runtime} at batch {worst.batch} of {format_shape(worst.size)}; "
-        f"{report.fault}. The file is kept as {kept}",
-        replace(report, path=kept, files=(kept,)),
+    at = f"at batch {worst.batch} of {format_shape(worst.size)}"
+    if worst.refused is not None:
+        return (
+            f"{asked} was not written: {worst.runtime} refuses the file {at}: {worst.refused}. "
+            f"The file is kept as {report.path}"
+        )
+    return (
+        f"{asked} was not written: the file computes another function. Worst error {worst.error:.1e}, tolerance "
+        f"{worst.tolerance:.1e}, in {worst.runtime} {at}; {report.fault}. The file is kept as {report.path}"
     )
 
 
@@ -306,6 +362,7 @@ def _staging(path: Path) -> Iterator[Path]:
     try:
         with explained(path):
             folder.mkdir(parents=True)
+            clean_temporaries(path.parent, f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}.tmp", OLD_SECONDS)
             yield folder
     finally:
         with suppress(OSError):

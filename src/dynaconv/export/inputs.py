@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ def example_of(
     settings: ExportSettings,
     input_size: Sequence[int] | None = None,
     example: Sequence[Tensor] | None = None,
+    description: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, ...]:
     """Inputs to trace a network with, on the CPU, in float32 where they are noise.
 
@@ -31,6 +33,7 @@ def example_of(
         settings: say how many images the file takes; 2 here if any number, since PyTorch makes a constant of 1.
         input_size: channels and spatial sizes of one image.
         example: inputs, for a network that takes others.
+        description: of its checkpoint, whose image size is taken if neither is given.
 
     Raises:
         DynaconvError: if both are given, if neither is and the network does not know its usual size, or if a size is
@@ -45,12 +48,29 @@ def example_of(
             kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
             raise DynaconvError(f"example holds {kinds}; expected a tuple of tensors, each of a batch of samples")
         return tuple(of_batch(x.detach().cpu(), batch) for x in tensors)
-    size = input_size if input_size is not None else usual_size(model)
+    size = input_size if input_size is not None else described_size(description) or usual_size(model)
     if len(size) < 1 or not all(isinstance(n, int) and n > 0 for n in size):
         raise DynaconvError(
             f"input_size={tuple(size)}; expected channels and sides of one image, such as (3, 224, 224)"
         )
     return (noise((batch, *size), seed=0),)
+
+
+def described_size(description: Mapping[str, Any] | None, side: int | None = None) -> tuple[int, ...] | None:
+    """Channels and sides of the images that a checkpoint's network was trained on; None if it does not say.
+
+    Args:
+        description: of :func:`dynaconv.checkpoints.native.load_checkpoint`.
+        side: in place of the one that it says.
+
+    Example:
+        >>> described_size({"model": {"in_chans": 1}, "image_size": 28})
+        (1, 28, 28)
+    """
+    side = side or (description or {}).get("image_size")
+    if description is None or side is None:
+        return None
+    return (description.get("model", {}).get("in_chans", 3), side, side)
 
 
 def usual_size(model: nn.Module) -> tuple[int, ...]:

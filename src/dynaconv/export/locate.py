@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from dynaconv.errors import require
 from dynaconv.export.parity import Expected, error_of
 from dynaconv.export.runtimes import Runtime, open_session
+from dynaconv.export.signature import program_device
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,13 @@ def program_values(program: ExportedProgram, names: set[str], inputs: tuple[Tens
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
             if n.name in names and isinstance(value, Tensor):
-                found[n.name] = value.detach().clone()
+                found[n.name] = value.detach().cpu().clone()
             return value
 
     module = program.module()
     assert isinstance(module, fx.GraphModule)
     with torch.no_grad():
-        Watching(module).run(*inputs)
+        Watching(module).run(*(x.to(program_device(program)) for x in inputs))
     return found
 
 

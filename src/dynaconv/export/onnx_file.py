@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ LARGEST_BYTES = 2 * 10**9
 """A file of ONNX ends at 2 GiB; larger networks keep their numbers beside it."""
 FOLDED_BYTES = 2**20
 """Larger constants are not computed ahead: they would take more room than what they are computed from."""
+HASH_LETTERS = 12
+"""Of the content in the name of a file of numbers."""
 PREFIX = "dynaconv."
 """Of the keys of what a file says of itself."""
 
@@ -99,6 +103,48 @@ def write_onnx(
     ir.save(model, path, external_data=None if external is None else external.name)
     require("onnx.checker", "export").check_model(str(path), full_check=True)
     return OnnxFile(made.exported_program, model.opset_imports[""], external)
+
+
+def move_numbers(path: Path, file: Path, name: str) -> Path:
+    """Give the file of a graph's numbers another name, which the graph then refers to.
+
+    Args:
+        path: the graph.
+        file: the numbers, in the same folder.
+        name: new.
+
+    Returns:
+        The renamed file.
+    """
+    onnx = require("onnx", "export")
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
+    path.write_bytes(model.SerializeToString())
+    return file.replace(file.with_name(name))
+
+
+def name_by_content(path: Path, file: Path) -> Path:
+    """Name the file of a graph's numbers by what it holds, so that no graph ever finds other numbers than its own.
+
+    Args:
+        path: the graph.
+        file: the numbers.
+
+    Returns:
+        The renamed file, ``NAME.onnx.HASH.data``.
+    """
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return move_numbers(path, file, f"{path.name}.{digest[:HASH_LETTERS]}.data")
+
+
+def numbers_beside(path: Path) -> list[Path]:
+    """Files of numbers that were written for a graph of this name, whichever graph is there now."""
+    ours = re.compile(re.escape(path.name) + rf"(\.[0-9a-f]{{{HASH_LETTERS}}})?\.data")
+    return [file for file in path.parent.iterdir() if ours.fullmatch(file.name)]
 
 
 def read_properties(path: str | Path) -> dict[str, str]:

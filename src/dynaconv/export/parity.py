@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.errors import DynaconvError, MissingExtraError
-from dynaconv.export.runtimes import RUNTIMES, Runtime, open_session, tensors_of
+from dynaconv.errors import DynaconvError
+from dynaconv.export.runtimes import RUNTIMES, Runtime, import_runtime, open_session, tensors_of
 from dynaconv.export.settings import ExportSettings
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
@@ -124,7 +124,7 @@ def make_reference(model: nn.Module, inputs: Sequence[tuple[Tensor, ...]], dtype
         dtype: that the file computes in.
 
     Raises:
-        DynaconvError: if the network's outputs are not finite.
+        DynaconvError: if the network's outputs are not finite, or are no longer in the file's type.
     """
     plain = copy.deepcopy(model).cpu().eval()
     exact, notes = copy.deepcopy(plain).double(), []
@@ -151,6 +151,13 @@ def make_reference(model: nn.Module, inputs: Sequence[tuple[Tensor, ...]], dtype
         except RuntimeError as error:
             notes.append(f"PyTorch itself can not compute it in {dtype} here: {str(error).splitlines()[0]}")
             break
+        if not math.isfinite(errors[-1]):
+            kind = str(dtype).removeprefix("torch.")
+            raise DynaconvError(
+                f"{kind} overflows in this network: PyTorch's own outputs in it are not finite"
+                f"{_first_overflow(narrow, expected.inputs, dtype)}; export it in float32, with weights='float16' if "
+                "the file is to be small"
+            )
     if max(errors, default=0.0) * OWN_ERRORS > LARGEST_TOLERANCE:
         notes.append(
             f"PyTorch itself is {max(errors):.1e} away in the file's type: the network magnifies rounding on noise, as "
@@ -197,10 +204,15 @@ def compare(path: Path, settings: ExportSettings, reference: Reference, toleranc
 def compare_in(runtime: Runtime, path: Path, reference: Reference, tolerance: float) -> Iterator[Comparison | str]:
     """Run a file in one runtime, see :func:`compare`. What it refuses is a run with an infinite error."""
     try:
-        session = open_session(runtime, path, torch.get_num_threads())
-    except MissingExtraError as error:
-        yield f"not checked in {runtime}: {error}"
+        import_runtime(runtime)
+    except (
+        ImportError,
+        OSError,
+    ) as error:  # not installed, or a library of the system is missing: not the file's fault
+        yield f"not checked in {runtime}: {_line(error)}"
         return
+    try:
+        session = open_session(runtime, path, torch.get_num_threads())
     except Exception as error:  # runtimes have errors of their own
         first = reference.expected[0]
         yield Comparison(runtime, first.batch, first.size, math.inf, tolerance, _line(error))
@@ -222,6 +234,26 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> li
     cast = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
     with torch.no_grad():
         return [y.double() for y in tensors_of(model(*cast))]
+
+
+def _first_overflow(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> str:
+    """Which layer's output is the first that is not finite, as the end of a sentence."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not found and not all(torch.isfinite(y).all() for y in tensors_of(output)):
+                found.append(f", first those of {name} ({type(module).__name__})")
+
+        return hook
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        _run(model, inputs, dtype)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return "".join(found)
 
 
 def _run_or_explain(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:

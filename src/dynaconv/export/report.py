@@ -48,9 +48,19 @@ class ExportReport:
     fault: str | None = None
 
     @property
-    def passed(self) -> bool:
-        """Whether every run was within the tolerance; of a file that was not checked, too."""
-        return all(comparison.passed for comparison in self.comparisons)
+    def checked(self) -> bool:
+        """Whether the file was run."""
+        return bool(self.comparisons)
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every run was within the tolerance; None of a file that was not checked."""
+        return not self.failed if self.checked else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a run was not within the tolerance, or refused."""
+        return not all(comparison.passed for comparison in self.comparisons)
 
     @property
     def worst(self) -> Comparison | None:
@@ -80,6 +90,7 @@ class ExportReport:
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
             "fault": self.fault,
+            "checked": self.checked,
             "passed": self.passed,
         }
 
@@ -113,5 +124,5 @@ def _table(comparisons: Sequence[Comparison]) -> list[str]:
     rows = [("runtime", "batch", "input", "worst error", "tolerance", "")]
     for run in comparisons:
         figures = (str(run.batch), format_shape(run.size), f"{run.error:.1e}", f"{run.tolerance:.1e}")
-        rows.append((run.runtime, *figures, "" if run.passed else "FAILED"))
+        rows.append((run.runtime, *figures, "" if run.passed else "REFUSED" if run.refused else "FAILED"))
     return align(rows, left=1)

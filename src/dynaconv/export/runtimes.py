@@ -1,4 +1,7 @@
-"""Runtimes that run exported files, all called alike: tensors in, tensors out, on the CPU."""
+"""Runtimes that run exported files, all called alike: tensors in, tensors out, on the CPU.
+
+What was compiled for another device runs there; its inputs and outputs are moved.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch import Tensor
 from dynaconv.config import check_choice
 from dynaconv.errors import require
 from dynaconv.export.settings import Format
+from dynaconv.export.signature import program_device
 
 Runtime = Literal["onnxruntime", "openvino", "torch-export", "aoti"]
 
@@ -23,6 +27,8 @@ RUNTIMES: dict[Format, tuple[Runtime, ...]] = {
     "aoti": ("aoti",),
 }
 """Runtimes in which a format's files are checked."""
+PACKAGES: dict[Runtime, str] = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+"""What has to be installed beside PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,17 @@ class Session:
     runtime: str
     outputs: tuple[str, ...]
     run: Callable[..., list[Tensor]]
+
+
+def import_runtime(runtime: Runtime) -> None:
+    """Import a runtime's package, to see whether it is there and works.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+        ImportError: if it, or a library of the system that it needs, can not be loaded; also an OSError.
+    """
+    if runtime in PACKAGES:
+        require(PACKAGES[runtime], "export")
 
 
 def open_session(runtime: Runtime, path: str | Path, threads: int | None = None) -> Session:
@@ -92,18 +109,20 @@ def _open_openvino(path: Path, threads: int | None) -> Session:
 def _open_torch_export(path: Path, threads: int | None) -> Session:
     program = torch.export.load(str(path))
     names = program.graph_signature.user_outputs
-    return Session(f"torch {torch.__version__}", tuple(map(str, names)), _calling(program.module()))
+    run = _calling(program.module(), program_device(program))
+    return Session(f"torch {torch.__version__}", tuple(map(str, names)), run)
 
 
 def _open_aoti(path: Path, threads: int | None) -> Session:
     compiled = torch._inductor.aoti_load_package(str(path))
-    return Session(f"torch {torch.__version__}, AOTInductor", (), _calling(compiled))
+    device = torch.device(compiled.get_metadata().get("AOTI_DEVICE_KEY", "cpu"))
+    return Session(f"torch {torch.__version__}, AOTInductor", (), _calling(compiled, device))
 
 
-def _calling(function: Callable[..., Any]) -> Callable[..., list[Tensor]]:
+def _calling(function: Callable[..., Any], device: torch.device) -> Callable[..., list[Tensor]]:
     def run(*inputs: Tensor) -> list[Tensor]:
         with torch.inference_mode():
-            return tensors_of(function(*inputs))
+            return [y.cpu() for y in tensors_of(function(*(x.to(device) for x in inputs)))]
 
     return run
 

@@ -30,15 +30,15 @@ class ExportSettings:
     Args:
         format: ``"onnx"``, ``"torch-export"`` (a saved ``torch.export`` program), or ``"aoti"`` (compiled ahead of time
             by AOTInductor, for the machine it is compiled on).
-        batch_size: images that the file takes, where that is fixed.
+        batch_size: images that the file takes, where that is fixed; 1 with ``dynamic_batch``.
         dynamic_batch: whether it takes any number of images from 1 on.
         dynamic_size: whether it takes images of any size that the network takes.
-        half: whether the network computes in float16.
+        half: whether the network computes in float16; its weights are, too, so that ``weights`` stays as it is.
         opset: of ONNX; a usual one if None.
         target: the runtime whose speed decides between graphs of the same function; the format's usual one if None.
         weights: how cells and kernels are stored; ``"float16"`` and ``"int8"`` are for ONNX.
         max_extra_mb: memory (1e6 bytes) that branches folded into cells may take in the file, see
-            :func:`dynaconv.prepare_inference`.
+            :func:`dynaconv.prepare_inference`; weights that are more than the checkpoint's for another reason may, too.
         check: whether the file is run in its runtimes and compared.
         tolerance: largest error that passes, relative to the largest output; by type if None.
 
@@ -69,6 +69,20 @@ class ExportSettings:
         for name, value in (("opset", self.opset), ("weights", None if self.weights == "float32" else self.weights)):
             if value is not None and self.format != "onnx":
                 raise DynaconvError(f"{name}={value!r} is for format 'onnx'; format is {self.format!r}")
+        if self.format == "onnx":
+            from dynaconv.export.opsets import check_opset  # which needs the types above
+
+            check_opset(self.opset, self.runtime)
+        if self.half and self.weights != "float32":
+            raise DynaconvError(
+                f"half=True with weights={self.weights!r}: a network in float16 has weights in float16; "
+                "expected one of both"
+            )
+        if self.dynamic_batch and self.batch_size != 1:
+            raise DynaconvError(
+                f"batch_size={self.batch_size} with dynamic_batch=True: the file takes any number of images then; "
+                "expected one of both"
+            )
         if not self.max_extra_mb >= 0:
             raise DynaconvError(f"max_extra_mb={self.max_extra_mb!r}; expected a number of at least 0")
         if self.tolerance is not None and not self.tolerance > 0:

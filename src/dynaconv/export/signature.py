@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -25,6 +26,12 @@ def output_names(program: ExportedProgram) -> list[str]:
     if len(names) == 1 and isinstance(values[-1], Tensor) and values[-1].dim() == 2:
         return ["logits"]
     return names
+
+
+def program_device(program: ExportedProgram) -> torch.device:
+    """Where a program's tensors are, and so where it takes its inputs; the CPU if it has none."""
+    held = (*program.state_dict.values(), *program.constants.values())
+    return next((value.device for value in held if isinstance(value, Tensor)), torch.device("cpu"))
 
 
 def input_values(program: ExportedProgram) -> list[Tensor]:

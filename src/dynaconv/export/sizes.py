@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class FileSize:
         constants: of the weights in it, tables of whole numbers left out; None where the format does not tell them
             from code.
         checkpoint: of the tensors in the network's ``state_dict``, each once.
-        extra: that folded branches were allowed to take.
+        extra: that folded branches take.
     """
 
     total: int
@@ -54,16 +55,20 @@ class FileSize:
         )
         return f"{self.total / MB:.2f} MB{parts}; the checkpoint's tensors are {self.checkpoint / MB:.2f} MB"
 
-    def check(self) -> None:
+    def check(self, allowed_mb: float = 0.0) -> None:
         """Refuse a file that holds more than the network.
 
+        Args:
+            allowed_mb: that weights may take (1e6 bytes) beside what folded branches do.
+
         Raises:
-            DynaconvError: if its weights take more than 5 % above the checkpoint's and what folding may take.
+            DynaconvError: if its weights take more than 5 % above the checkpoint's, folded branches, and what is
+                allowed.
         """
         held = self.constants
-        if held is None or held <= self.checkpoint * (1 + MORE) + self.extra + SLACK_BYTES:
+        if held is None or held <= self.checkpoint * (1 + MORE) + self.extra + allowed_mb * MB + SLACK_BYTES:
             return
-        over = (held - self.checkpoint) / MB
+        over = math.ceil((held - self.checkpoint - self.extra) / MB * 10) / 10
         raise DynaconvError(
             f"the file would hold {held / MB:.2f} MB of weights, its checkpoint {self.checkpoint / MB:.2f}; expected "
             f"at most {MORE:.0%} more. If that is meant, allow it: max_extra_mb={over:.1f}"

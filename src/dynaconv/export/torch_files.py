@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -38,14 +36,19 @@ def write_aoti(program: ExportedProgram, path: Path) -> None:
     Raises:
         DynaconvError: without a C++ compiler, or if it does not compile.
     """
-    compiler = os.environ.get("CXX") or "g++"
-    if shutil.which(compiler) is None:
-        raise DynaconvError(
-            f"AOTInductor compiles C++, and there is no compiler '{compiler}' here; install one, or name it in the "
-            "environment variable CXX"
-        )
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, config
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
 
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError) as error:
+        asked = config.cpp.cxx if isinstance(config.cpp.cxx, list | tuple) else (config.cpp.cxx,)
+        tried = ", ".join(f"'{name}'" for name in asked if name) or "none"
+        raise DynaconvError(
+            f"AOTInductor compiles C++, and no compiler works here (tried: {tried}); install one, or name it in the "
+            "environment variable CXX"
+        ) from error
     try:
         aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # whatever the compiler, or what it makes of a network of somebody's, may raise
