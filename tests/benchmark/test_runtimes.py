@@ -165,7 +165,7 @@ def test_files_take_turns_by_target_and_batch(tmp_path, monkeypatch):
     with pytest.raises(AttributeError):  # there is no session
         make_way("openvino", DYNAMIC, models, images, SMALL, tmp_path)
     assert (asked[0]["format"], asked[0]["target"]) == FILES["openvino"]
-    assert (asked[0]["dynamic_batch"], asked[0]["batch_size"]) == (True, 3)
+    assert (asked[0]["dynamic_batch"], asked[0]["batch_size"]) == (True, 1)
     assert asked[1] == ("openvino", 1)
 
 

@@ -57,7 +57,7 @@ def test_what_the_file_says_of_itself(written):
     said = read_properties(report.path)
     assert said["classes"] == '["a", "b"]'
     assert '"image_size": 32' in said["preprocessing"]
-    assert json.loads(said["description"]) == {"name": "two_blocks", "temperature": 1.0}
+    assert json.loads(said["description"]) == {"name": "two_blocks", "temperature": 0.0}
     graph = onnx.load(str(report.path)).graph
     assert [value.name for value in graph.input] == ["images"]
     assert [value.name for value in graph.output] == ["logits"]

@@ -108,7 +108,7 @@ def _from_file(
         format=kind,
         target=target,
         input_size=tuple(images.shape[1:]),
-        batch_size=len(images),
+        batch_size=1 if side == DYNAMIC else len(images),
         dynamic_batch=side == DYNAMIC,
         max_extra_mb=settings.max_extra_mb,
         check=False,  # outputs are compared where all are
