@@ -23,8 +23,8 @@ from dynaconv.export.signature import axis_names
 
 LARGEST_BYTES = 2 * 10**9
 """A file of ONNX ends at 2 GiB; larger networks keep their numbers beside it."""
-FOLDED_BYTES = 2**20
-"""Larger constants are not computed ahead: they would take more room than what they are computed from."""
+FOLDED_NUMBERS = 2**10
+"""Results of more are not computed ahead where they take more room than what they are computed from."""
 HASH_LETTERS = 12
 """Of the content in the name of a file of numbers."""
 PREFIX = "dynaconv."
@@ -97,6 +97,8 @@ def write_onnx(
     model.metadata_props.clear()
     for key, value in (properties or {}).items():
         model.metadata_props[PREFIX + key] = value if isinstance(value, str) else json.dumps(value)
+    helper, number = require("onnx.helper", "export"), model.opset_imports[""]
+    model.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", number)])
     external = None
     if sum(value.const_value.nbytes for value in model.graph.initializers.values()) > LARGEST_BYTES:
         external = path.with_name(path.name + ".data")
@@ -164,7 +166,7 @@ def _fold(model: Any) -> None:
     folding = require("onnxscript.optimizer", "export")
     passes = (
         common.InlinePass(),
-        _Function(lambda m: folding.fold_constants(m, output_size_limit=FOLDED_BYTES)),
+        _Function(lambda m: folding.fold_constants(m, output_size_limit=FOLDED_NUMBERS)),
         _Function(_drop_zero_biases),
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),

@@ -10,8 +10,8 @@ from dynaconv.export.settings import Target
 NATIVE = 18
 """What PyTorch's exporter writes; it converts to newer ones itself."""
 OPSETS = (17, 18, 19, 20, 21, 22, 23)
-"""What files can be written in: up to the newest that PyTorch's exporter, onnxruntime and OpenVINO all take; 17 is the
-newest that TensorRT 8.6 reads, and TensorRT 10 reads 9 to 20 at least."""
+"""What files can be written in: up to the newest that PyTorch's exporter, onnxruntime and OpenVINO all take. 17 is the
+newest that ONNX-TensorRT's list of operators names for TensorRT 8.6; not run here."""
 USUAL: dict[Target, int] = {"onnxruntime": 23, "openvino": 23, "tensorrt": 17}
 """What is written if nothing is asked for."""
 AXES_TO_ATTRIBUTE = (

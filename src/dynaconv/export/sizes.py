@@ -16,6 +16,8 @@ from dynaconv.errors import DynaconvError, require
 MB = 1e6
 MORE = 0.05
 """Share by which a file's numbers may take more room than the checkpoint's."""
+INDEX_BYTES = 4_096
+"""Whole numbers that take no more are shapes and axes, a part of the graph; larger tables count as weights."""
 SLACK_BYTES = 64_000
 """Shapes, indices and the like of a small network's graph."""
 
@@ -26,7 +28,7 @@ class FileSize:
 
     Args:
         total: of all its files.
-        constants: of the weights in it, tables of whole numbers left out; None where the format does not tell them
+        constants: of the weights in it, and of large tables of whole numbers; None where the format does not tell them
             from code.
         checkpoint: of the tensors in the network's ``state_dict``, each once.
         extra: that folded branches take.
@@ -89,17 +91,18 @@ def state_bytes(model: nn.Module) -> int:
 def onnx_constants(path: Path) -> Counter[tuple[Any, ...]]:
     """The weights in an ONNX file: bytes by type, shape and content, summed over every copy.
 
-    Whole numbers of 32 and 64 bits are indices and shapes, a part of the graph.
+    Whole numbers of 32 and 64 bits count where they take more than INDEX_BYTES.
 
     Args:
         path: the file.
     """
     onnx = require("onnx", "export")
     held: Counter[tuple[Any, ...]] = Counter()
+    indices = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
     for tensor in onnx.load(str(path)).graph.initializer:
-        if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL):
-            continue
         array = onnx.numpy_helper.to_array(tensor)
+        if tensor.data_type in indices and array.nbytes <= INDEX_BYTES:
+            continue
         held[(tensor.data_type, tuple(tensor.dims), hash(array.tobytes()))] += array.nbytes
     return held
 
@@ -108,6 +111,8 @@ def program_bytes(program: ExportedProgram) -> int:
     """Bytes of the numbers that a program carries, each storage once."""
     storages = {}
     for value in (*program.state_dict.values(), *program.constants.values()):
-        if isinstance(value, Tensor) and value.is_floating_point():
-            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        if isinstance(value, Tensor):
+            held = value.untyped_storage()
+            if value.is_floating_point() or held.nbytes() > INDEX_BYTES:
+                storages[held.data_ptr()] = held.nbytes()
     return sum(storages.values())

@@ -38,7 +38,8 @@ from dynaconv.config import MethodConfig, as_tuple, check_count, check_flag, che
 from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.constant import Constant
-from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, inverse_by_products, widen
+from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
+from dynaconv.nn.fdconv_graphs import FrequencyRows, inverse_by_products
 from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming
 from dynaconv.nn.prepared import OutputNorm
 from dynaconv.ops import Madds, per_sample_conv
@@ -124,7 +125,7 @@ class _FDConvNd(MethodConvNd):
     folds_norm = True
     config_type = FDConvConfig
     attention: nn.ModuleDict
-    _frequencies: tuple[Constant, Constant] | None = None
+    _frequencies: tuple[Constant, Constant, FrequencyRows] | None = None
 
     @classmethod
     def refuses(cls, spec: LayerSpec, config: FDConvConfig) -> str | None:
@@ -172,14 +173,16 @@ class _FDConvNd(MethodConvNd):
             lowest = config.modulate_lowest
             self.attention["fbm"] = BandModulation(self.in_channels, self.dims, config.bands, lowest, **options)
 
-    def place_frequencies(self) -> tuple[Constant, Constant]:
-        """Sort the frequencies and cut them into groups, once; both follow from the sizes."""
+    def place_frequencies(self) -> tuple[Constant, Constant, FrequencyRows]:
+        """Sort the frequencies and cut them into groups, once; all follows from the sizes."""
         if self._frequencies is None:
             order = sort_frequencies(self.rows, self.columns, "cpu")
             groups = torch.arange(self.places, device="cpu") * self.num_kernels // self.kept
             group = torch.empty(self.places, dtype=torch.int32, device="cpu")
             group[order] = groups.clamp(max=self.num_kernels - 1).to(torch.int32)
-            self._frequencies = Constant(order[: self.kept].clone()), Constant(group)
+            order = order[: self.kept].clone()
+            rows = FrequencyRows.of(order, group, self.rows, self.num_kernels)
+            self._frequencies = Constant(order), Constant(group), rows
         return self._frequencies
 
     @property
@@ -229,15 +232,19 @@ class _FDConvNd(MethodConvNd):
 
     def _mix(self, weights: Tensor | None) -> Tensor:
         """FDW: gates of the kernels ``(B, r n)`` -> ``(B, O, C / groups, *k)``; without, one kernel for all."""
-        copies, places = self.config.param_ratio, self.places
+        copies, places, exporting = self.config.param_ratio, self.places, torch.compiler.is_exporting()
         values = widen(self.dft_weight) * (self.gain / copies)
         if self.kept < places:
-            values = values.new_zeros(copies, places, 2).index_copy(1, self.order, values)
+            if exporting:
+                values = self.place_frequencies()[2].spread(values)
+            else:
+                values = values.new_zeros(copies, places, 2).index_copy(1, self.order, values)
         if weights is not None:
             weights = weights.to(values.dtype).unflatten(1, (copies, self.num_kernels))
-            values = (weights.index_select(2, self.group).unsqueeze(3) * values).sum(dim=1)
+            group = self.place_frequencies()[2].groups(values.device) if exporting else self.group
+            values = (weights.index_select(2, group).unsqueeze(3) * values).sum(dim=1)
         values = values.unflatten(1, (self.rows, -1))
-        if torch.compiler.is_exporting():
+        if exporting:
             matrix = inverse_by_products(values, self.columns)
         else:
             matrix = inverse_transform(torch.complex(values[..., 0], values[..., 1]), self.columns)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynaconv.nn.fdconv_graphs import low_pass
 from dynaconv.nn.method import silence
 from dynaconv.nn.norm import BranchBatchNorm
 
@@ -139,37 +140,3 @@ class BandModulation(nn.Module):
                 low = F.linear(low.movedim(axis, -1), matrix).movedim(-1, axis)
             y = y + (gates[:, band : band + 1] - gates[:, band - 1 : band]) * low
         return y
-
-
-def inverse_by_products(half: Tensor, columns: int) -> Tensor:
-    """Real matrices ``(B, rows, columns)`` of half spectra ``(B, rows, columns // 2 + 1, 2)``, for graphs.
-
-    Not every runtime has a Fourier transform: here it is a product an axis, of as many multiply-adds as that takes.
-    """
-    rows, kept = half.shape[1:3]
-    real, imaginary = half[..., 0].transpose(1, 2), half[..., 1].transpose(1, 2)
-    cos, sin = _waves(rows, rows, rows, half)
-    along = (F.linear(real, cos) - F.linear(imaginary, sin), F.linear(real, sin) + F.linear(imaginary, cos))
-    cos, sin = _waves(columns, kept, columns, half)
-    place = torch.arange(kept, device=half.device)
-    twice = 2 - ((place == 0) | (2 * place == columns)).to(half.dtype)  # for the half that is left out
-    cos, sin = (wave * twice / (rows * columns) for wave in (cos, sin))
-    return F.linear(along[0].transpose(1, 2), cos) - F.linear(along[1].transpose(1, 2), sin)
-
-
-def _waves(places: int, frequencies: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of 2 pi place frequency / length, shape ``(places, frequencies)``."""
-    # Sizes of maps may be symbols, whose remainder runtimes take of floating numbers alone: exact up to sides of 4096.
-    dtype = torch.int64 if isinstance(length, int) else like.dtype
-    place = torch.arange(places, device=like.device, dtype=dtype).unsqueeze(1)
-    turns = place * torch.arange(frequencies, device=like.device, dtype=dtype) % length
-    angles = turns.to(like.dtype) * (2 * math.pi / length)
-    return angles.cos(), angles.sin()
-
-
-def low_pass(n: int, divisor: int, like: Tensor) -> Tensor:
-    """The symmetric matrix that keeps frequencies of at most 1 / (2 divisor) cycles a pixel, shape ``(n, n)``."""
-    i = torch.arange(n, device=like.device)
-    kept = (2 * divisor * torch.minimum(i, n - i) <= n).to(like.dtype) / n
-    cos, sin = _waves(n, n, n, like)
-    return torch.mm(cos * kept, cos) + torch.mm(sin * kept, sin)
