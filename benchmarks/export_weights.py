@@ -171,7 +171,7 @@ def summary() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     texts = {
         study: f"{TABLES[study](entry['figures'])}\n\n`{entry['command']}`: {describe(entry['environment'])}; "
-        f"onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__.partition('-')[0]}; one thread.\n"
+        "one thread.\n"
         for study, entry in results.items()
     }
     write_text(RESULTS.with_suffix(".md"), "\n".join(f"## {study}\n\n{text}" for study, text in texts.items()))
@@ -197,7 +197,12 @@ def main() -> None:
             "cells": lambda: cells(converted_lite0(), values.rounds),
         }
         figures = studies[values.study]()
-        entry = {"command": f"python benchmarks/export_weights.py {values.study}", "environment": environment()}
+        measured = environment()
+        measured["versions"] |= {
+            "onnxruntime": onnxruntime.__version__,
+            "openvino": openvino.__version__.partition("-")[0],
+        }
+        entry = {"command": f"python benchmarks/export_weights.py {values.study}", "environment": measured}
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
         write_text(RESULTS, json.dumps({**results, values.study: {**entry, "figures": figures}}, indent=1))
     summary()
