@@ -24,20 +24,37 @@ SAFE = [
 RETRY = {"Retry-After": "1"}
 
 
+def answer(status: int, error: str, expected: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": error, "expected": expected}, status, headers)
+
+
 class Observed:
-    """Counts answers by status, and adds the headers SAFE to all of them."""
+    """Counts answers by status, and adds the headers SAFE to all of them.
+
+    It also answers what nobody expected: Starlette would do that outside of it. The server logs the error.
+    """
 
     def __init__(self, app: ASGIApp, counts: Counter[int]) -> None:
         self.app, self.counts = app, counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
         async def observing(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 self.counts[message["status"]] += 1
                 message["headers"] = [*message.get("headers", []), *SAFE]
             await send(message)
 
-        await self.app(scope, receive, observing)
+        try:
+            await self.app(scope, receive, observing)
+        except Exception:
+            if scope["type"] == "http" and not started:
+                fault = answer(500, "the service has a fault", "to work; the service's log says why not")
+                await fault(scope, receive, observing)
+            raise
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
@@ -63,9 +80,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
 
 def explain_errors(app: FastAPI) -> None:
     """Let every error be an answer `{"error": ..., "expected": ...}`."""
-
-    def answer(status: int, error: str, expected: str, headers: dict[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": error, "expected": expected}, status, headers)
 
     @app.exception_handler(Refused)
     async def _refused(request: Request, error: Refused) -> JSONResponse:
@@ -93,10 +107,6 @@ def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(BatchFailed)
     async def _failed(request: Request, error: BatchFailed) -> JSONResponse:
         return answer(500, "the network failed on the batch of this image", "to work; the service's log says why not")
-
-    @app.exception_handler(Exception)
-    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, "the service has a fault", "to work; the service's log says why not")
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:

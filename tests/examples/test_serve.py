@@ -274,6 +274,9 @@ def test_a_fault_of_its_own_is_told_without_its_insides(network, monkeypatch):
             response = post(service.url)
         check_error(response, 500, "the service has a fault")
         assert "secret" not in response.text
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Content-Security-Policy"].startswith("default-src 'self'")
+        assert 'status="500"} 1\n' in httpx2.get(f"{service.url}/metrics").text
         assert post(service.url).status_code == 200
 
 
