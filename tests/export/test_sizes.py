@@ -30,7 +30,7 @@ def written(tmp_path_factory):
     network = animate(network).eval()
     program = trace(deployable(network), (torch.randn(2, 160, 5, 4),), ExportSettings(dynamic_batch=True))
     path = tmp_path_factory.mktemp("sizes") / "net.onnx"
-    write_onnx(program, path, outputs=["y"])
+    write_onnx(program, path, 17, outputs=["y"])
     return network, program, path
 
 
@@ -53,6 +53,12 @@ def test_and_computes_the_same(written, runtime, batch):
         expected = copy.deepcopy(network).double()(x.double())
     (found,) = open_session(runtime, path, 1).run(x)
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_the_ir_version_is_that_of_the_opset(written):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(written[2]))
+    assert ([entry.version for entry in model.opset_import], model.ir_version) == ([17], 8)
 
 
 def test_large_tables_of_whole_numbers_count(tmp_path):
