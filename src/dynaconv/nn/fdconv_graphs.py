@@ -1,7 +1,7 @@
 """FDConv in exported graphs, whose runtimes have no Fourier transform: products with tables of cosines and sines.
 
 Tables are computed in the graph, from no more than a file has room for: stored, they would be several times as large as
-the layer's parameters. Runtimes compute them once, when they load the file.
+the layer's parameters. onnxruntime computes them once, when it loads the file.
 """
 
 from __future__ import annotations
