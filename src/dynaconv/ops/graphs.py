@@ -44,8 +44,8 @@ def graph_for(runtime: str, any_batch: bool) -> Iterator[GraphTarget]:
     """Within it, traced layers take the forms that suit a runtime.
 
     Example:
-        >>> with graph_for("openvino", any_batch=True):
-        ...     graph_target().runtime
+        >>> with graph_for("openvino", any_batch=True) as target:
+        ...     target.runtime
         'openvino'
         >>> graph_target() is None
         True
