@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -16,9 +15,9 @@ import dynaconv.benchmark.measures as measures
 import dynaconv.benchmark.roofline as roofline
 from dynaconv.benchmark import BenchSettings, results_of, run_bench
 from dynaconv.benchmark.contenders import CONTENDERS, REFERENCE, build, contenders_of, settle
-from dynaconv.benchmark.kinds import KINDS, PASSES
+from dynaconv.benchmark.kinds import PASSES, Kind
 from dynaconv.benchmark.measures import measure_network
-from dynaconv.benchmark.picture import groups, save_picture
+from dynaconv.benchmark.picture import groups
 from dynaconv.benchmark.settings import NETWORKS, find_networks
 from dynaconv.benchmark.table import memory_table, notes, time_table
 from dynaconv.errors import DynaconvError, UnknownModelError
@@ -185,7 +184,7 @@ def test_threads_are_put_back(tmp_path, monkeypatch, finished):
         return finished[0].values["networks"][0]
 
     monkeypatch.setattr(measures, "measure_network", measured)
-    monkeypatch.setitem(KINDS, "bench", replace(PASSES, save_picture=lambda values, path: path))
+    monkeypatch.setattr(Kind, "save_picture", lambda kind, values, path: path)
     before = torch.get_num_threads()
     result = run_bench(BenchSettings(networks=FAST[:1], threads=before + 1, **SMALL), tmp_path)
     assert seen == [before + 1]
@@ -226,7 +225,7 @@ def test_without_a_static_network_there_are_seconds_alone(monkeypatch, tmp_path,
     row = dict(zip(header, rows[0], strict=True))
     assert row["static, ms/image"] == row["limit"] == "–"
     assert row["ours"].endswith(" ms")
-    assert save_picture(values, tmp_path / "x.png").is_file()
+    assert PASSES.save_picture(values, tmp_path / "x.png").is_file()
 
 
 def test_the_hopeless_are_timed_once(monkeypatch):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import dynaconv.benchmark.measures as measures
 import dynaconv.benchmark.roofline as roofline
-from dynaconv.benchmark.kinds import KINDS, PASSES, RUNTIMES
+from dynaconv.benchmark.kinds import Kind
 from dynaconv.cli.main import main
 
 SAMPLE = Path(__file__).parents[1] / "data" / "bench-sample.json"
@@ -29,8 +28,7 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(measures, "measure_network", measure)
     monkeypatch.setattr(roofline, "measure_machine", lambda device: sample["machine"])
-    for kind in (PASSES, RUNTIMES):
-        monkeypatch.setitem(KINDS, kind.name, replace(kind, save_picture=lambda values, path: path))
+    monkeypatch.setattr(Kind, "save_picture", lambda kind, values, path: path)
     return seen
 
 

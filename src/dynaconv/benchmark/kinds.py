@@ -31,8 +31,9 @@ class Kind:
         measure: of a network, by name, from settings, what there is so far, and a place for notes.
         tables: rows of text.
         notes: what a reader must know to read them, a line each.
-        save_picture: draw a PNG.
-        pictured: what it shows, in words.
+        groups: of bars, what the picture shows of a network.
+        colours: of bars, by title.
+        pictured: what the picture shows, in words.
     """
 
     name: str
@@ -40,8 +41,22 @@ class Kind:
     measure: Callable[[str, Any, Values, Note], dict[str, Any]]
     tables: Callable[[Values], list[Table]]
     notes: Callable[[Values], list[str]]
-    save_picture: Callable[[Values, Path], Path]
+    groups: Callable[[Values], list[picture.Group]]
+    colours: Mapping[str, str]
     pictured: str
+
+    def save_picture(self, values: Values, path: Path) -> Path:
+        """Draw a panel a network; error bars are the quartiles over rounds.
+
+        Args:
+            values: content of a benchmark's JSON file.
+            path: the PNG, written in one move.
+
+        Raises:
+            MissingExtraError: without matplotlib.
+        """
+        panels = {network["name"]: self.groups(network) for network in values["networks"]}
+        return picture.save_panels(values, panels, self.colours, path)
 
     def markdown(self, values: Values, picture: str | None = None) -> str:
         """The tables with their notes, the command that made them, and the picture, as Markdown.
@@ -81,7 +96,8 @@ PASSES = Kind(
     measure=_measure_passes,
     tables=table.tables,
     notes=table.notes,
-    save_picture=picture.save_picture,
+    groups=picture.groups,
+    colours=picture.COLOURS,
     pictured="Time of every contender as a ratio to the static network",
 )
 RUNTIMES = Kind(
@@ -90,7 +106,8 @@ RUNTIMES = Kind(
     measure=_measure_runtimes,
     tables=runtime_table.tables,
     notes=runtime_table.notes,
-    save_picture=runtime_picture.save_picture,
+    groups=runtime_picture.groups,
+    colours=runtime_picture.COLOURS,
     pictured="Time of every runtime's graph as a ratio to the static network in the same runtime",
 )
 KINDS = {kind.name: kind for kind in (PASSES, RUNTIMES)}

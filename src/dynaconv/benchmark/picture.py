@@ -50,19 +50,6 @@ def groups(network: Mapping[str, Any]) -> list[Group]:
     return found
 
 
-def save_picture(values: Mapping[str, Any], path: Path) -> Path:
-    """Draw the panels; error bars are the quartiles over rounds.
-
-    Args:
-        values: content of a benchmark's JSON file.
-        path: the PNG, written in one move.
-
-    Raises:
-        MissingExtraError: without matplotlib.
-    """
-    return save_panels(values, {network["name"]: groups(network) for network in values["networks"]}, COLOURS, path)
-
-
 def save_panels(
     values: Mapping[str, Any], panels: Mapping[str, list[Group]], colours: Mapping[str, str], path: Path
 ) -> Path:

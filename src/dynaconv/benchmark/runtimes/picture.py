@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from dynaconv.benchmark.picture import Group, save_panels
+from dynaconv.benchmark.picture import Group
 from dynaconv.benchmark.runtimes.settings import TITLES
 from dynaconv.benchmark.runtimes.ways import SIDES, STATIC
 
@@ -28,16 +27,3 @@ def groups(network: Mapping[str, Any]) -> list[Group]:
         }
         found.append(Group(f"{TITLES[timing['runtime']]}\n{timing['batch']}", ratios, None))
     return found
-
-
-def save_picture(values: Mapping[str, Any], path: Path) -> Path:
-    """Draw the panels; error bars are the quartiles over rounds.
-
-    Args:
-        values: content of the benchmark's JSON file.
-        path: the PNG, written in one move.
-
-    Raises:
-        MissingExtraError: without matplotlib.
-    """
-    return save_panels(values, {network["name"]: groups(network) for network in values["networks"]}, COLOURS, path)
