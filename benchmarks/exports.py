@@ -36,7 +36,7 @@ from dynaconv.models import get_preset
 from dynaconv.nn.norm import BranchBatchNorm
 
 PIXELS = 64
-SETTLE_IMAGES, NEARLY_NOTHING = 32, 1e-3
+SETTLE_IMAGES, WIDER, NEARLY_NOTHING = 32, 2.0, 1e-3
 GUESS = 60.0  # seconds a network, before one was measured
 KINDS = {False: "classifiers", True: "detection"}
 RUNTIMES = ("onnxruntime", "openvino")
@@ -46,9 +46,11 @@ def enliven(model: nn.Module, pixels: int) -> None:
     """Give a fresh network numbers behind which no error hides, and that do not magnify one.
 
     Scales that start at zero or nearly so (the last norm of a residual block, a layer scale) get numbers: behind them
-    nothing shows. Statistics of BatchNorm are those of noise; but images of noise hardly differ on average, and a
-    branch whose norm divided by so small a spread would magnify every rounding. There it is as large as the mean.
-    Temperature is in the middle of its schedule: at its end deep networks that were never trained are chaotic.
+    nothing shows. Statistics of BatchNorm are those of noise that varies twice as much as the images of the comparison:
+    an image beyond what the norms have seen grows from layer to layer, its attention with it, and rounding grows along.
+    Images of noise hardly differ on average, and a branch whose norm divided by so small a spread would magnify every
+    rounding, too; there it is as large as the mean. Temperature is in the middle of its schedule: at its end deep
+    networks that were never trained are chaotic.
     """
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -61,7 +63,7 @@ def enliven(model: nn.Module, pixels: int) -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
-    images = noise_images((SETTLE_IMAGES, 3, pixels, pixels), seed=1)
+    images = WIDER * noise_images((SETTLE_IMAGES, 3, pixels, pixels), seed=1)
     with torch.no_grad():
         model.train()(images)
         for norm in norms:
