@@ -79,6 +79,27 @@ def fourier() -> nn.Module:
     return nn.Sequential(dynaconv.FDConv2d(32, 32, 3, padding=1))
 
 
+class Block(nn.Module):
+    """A residual block of two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+        self.norm1, self.norm2 = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))).relu()
+
+
+def blocks(*configs: Any) -> Callable[[], nn.Module]:
+    """Two residual blocks a method, whose layers share cells or branches as its config says."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(*(dynaconv.convert(nn.Sequential(Block(), Block()), config) for config in configs))
+
+    return make
+
+
 class Positions(nn.Module):
     """Tokens with learnt positions, of which there are as many as one image size has."""
 
@@ -102,6 +123,12 @@ CASES = {
     "the same: 2-D": Case(layers(2), (8, 12, 12), {"dynamic_batch": True}),
     "the same: 3-D": Case(layers(3), (8, 6, 6, 6), {"dynamic_batch": True}),
     "FDConv": Case(fourier, (32, 12, 12), {"dynamic_batch": True}),
+    "cells that layers share, the others' through a low-rank basis": Case(
+        blocks(dynaconv.KernelWarehouseConfig(budget=2, nonlocal_basis_ratio=0.25)), (8, 12, 12), {"dynamic_batch": True}
+    ),
+    "one branch for a block's layers (CondConv, WeightNet)": Case(
+        blocks(dynaconv.CondConvConfig(), dynaconv.WeightNetConfig()), (8, 12, 12), {"dynamic_batch": True}
+    ),
     "SE, CBAM, ECA": Case(
         lambda: nn.Sequential(nn.Conv2d(3, 16, 3), dynaconv.SE(16), dynaconv.CBAM(16), dynaconv.ECA(16)),
         settings={"dynamic_batch": True},
@@ -117,9 +144,9 @@ CASES = {
 def attempt(case: Case, format: str) -> dict[str, str]:
     """What comes of a case in a format: "yes", or why not, by the first word of the runtime."""
     torch.manual_seed(0)
-    model = _settled(case.make(), case.size)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        model = _settled(case.make(), case.size)
         try:
             report = dynaconv.export(model, f"{folder}/net", format=format, input_size=case.size, **case.settings)  # pyright: ignore
         except ParityError as error:

@@ -69,3 +69,11 @@ def test_what_the_file_says_of_itself(written):
     ]
     assert any(node.name.startswith("conv2/") for node in graph.node)
     assert b"site-packages" not in report.path.read_bytes()  # no trace of the machine
+
+
+@pytest.mark.parametrize(("sides", "said"), [((24, 24), 24), ((24, 16), [24, 16])])
+def test_the_image_size_in_the_file_is_the_one_it_was_made_for(tmp_path, sides, said):
+    pytest.importorskip("onnx")
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    report = dynaconv.export(model, tmp_path / "net", input_size=(3, *sides), description=SAID, check=False)
+    assert json.loads(read_properties(report.path)["preprocessing"])["image_size"] == said

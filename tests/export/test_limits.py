@@ -24,7 +24,12 @@ LIMITS = load()
 PAGE = LIMITS.PLACE.search((ROOT / "docs" / "export.md").read_text(encoding="utf-8"))[2]
 LINES = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("|")]
 TABLE = {cells[0]: dict(zip(LINES[0][1:], cells[1:], strict=True)) for cells in LINES[2:]}
-TRIED = ("half", "several outputs, by name")
+TRIED = (
+    "half",
+    "several outputs, by name",
+    "cells that layers share, the others' through a low-rank basis",
+    "one branch for a block's layers (CondConv, WeightNet)",
+)
 """What no other test exports; those tests find out if what is said to be possible no longer is."""
 
 

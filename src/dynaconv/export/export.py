@@ -126,7 +126,8 @@ def export(
             say(f"writing {chosen.format}")
             source, opset, constants = program, None, None
             if chosen.format == "onnx":
-                written = write_onnx(program, made, chosen.opset or NATIVE, *names, _properties(model, description))
+                said = _properties(model, description, tuple(inputs[0].shape[2:]))
+                written = write_onnx(program, made, chosen.opset or NATIVE, *names, said)
                 source, opset = written.program, written.opset
                 constants = sum(onnx_constants(made).values())
                 if written.external is not None:
@@ -222,14 +223,16 @@ def _network(model: nn.Module, settings: ExportSettings, dtype: torch.dtype) -> 
     return deployable(model, settings.max_extra_mb)
 
 
-def _properties(model: nn.Module, description: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a file says of itself."""
+def _properties(model: nn.Module, description: Mapping[str, Any] | None, sides: tuple[int, ...]) -> dict[str, Any]:
+    """What a file says of itself; ``sides`` are of the images that it was made for."""
     said: dict[str, Any] = {"description": {"name": type(model).__name__}}
     if description is not None:
         said["description"] = dict(description.get("model", {}))
         if "classes" in description:
             said["classes"] = list(description["classes"])
         if images := {key: description[key] for key in PREPROCESSING if key in description}:
+            if "image_size" in images and sides:
+                images["image_size"] = sides[0] if len(set(sides)) == 1 else list(sides)
             said["preprocessing"] = images
     if (temperature := get_temperature(model)) is not None:
         said["description"]["temperature"] = temperature
