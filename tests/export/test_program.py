@@ -69,6 +69,30 @@ def test_ranges_and_names(reloaded):
     assert reloaded.range_constraints[batch.node.expr].lower == 1
 
 
+class Split(nn.Module):
+    """Layers on a part of a map's channels each, as in YOLO's blocks: they lie apart in memory, but for one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = (dynaconv.KWConv2d, dynaconv.ODConv2d, dynaconv.DYConv2d, dynaconv.CondConv2d, dynaconv.DCDConv2d)
+        self.layers = nn.ModuleList(layer(8, 8, 3, padding=1) for layer in layers)
+        self.layers.append(dynaconv.KWConv2d(8, 8, 3, padding=1, groups=8))
+
+    def forward(self, image: Tensor) -> Tensor:
+        parts = image.relu().chunk(len(self.layers), dim=1)
+        return torch.cat([layer(part) for layer, part in zip(self.layers, parts, strict=True)], dim=1)
+
+
+def test_any_batch_where_layers_take_parts_of_the_channels():
+    torch.manual_seed(0)
+    network = deployable(animate(Split()).double())
+    program = trace(network, (torch.randn(2, 48, 6, 5, dtype=torch.float64),), ExportSettings(dynamic_batch=True))
+    for batch in (1, 3):
+        x = torch.randn(batch, 48, 6, 5, dtype=torch.float64)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(x), network(x))
+
+
 class Many(nn.Module):
     def forward(self, image: Tensor, other: Tensor):
         return {"logits": image + 1, "maps": [image * 2, other * 2]}

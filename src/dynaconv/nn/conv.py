@@ -15,6 +15,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import DynamicLayer
 from dynaconv.nn.prepared import OutputNorm, fold_output
 from dynaconv.ops import Geometry
+from dynaconv.ops.graphs import apart
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -162,6 +163,7 @@ class DynamicConvNd(DynamicLayer):
         if x.shape[1] != self.in_channels:
             raise DynaconvError(f"{type(self).__name__} got {x.shape[1]} channels; expected {self.in_channels}")
         self._check_size(x)
+        x = apart(x)
         norm = self.norm_for(x) if batched else None
         if norm is not None:
             return norm.marked(self.convolve(x, norm.output))  # pyright: ignore[reportCallIssue]

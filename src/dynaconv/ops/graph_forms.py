@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dynaconv.ops.graphs import copied
 from dynaconv.ops.mixture import Mixture
-from dynaconv.ops.patches import convolve_patches, copied
+from dynaconv.ops.patches import convolve_patches
 from dynaconv.ops.per_sample_conv import conv_in_graph
 
 

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dynaconv.ops.geometry import Geometry
 
@@ -66,6 +67,17 @@ def graph_target() -> GraphTarget | None:
 def example_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     """Sizes of the example, where some are symbols: a choice by them must not become a condition of the graph."""
     return tuple(int(size.node.hint) if isinstance(size, torch.SymInt) else size for size in sizes)  # pyright: ignore[reportArgumentType]
+
+
+def copied(x: Tensor) -> Tensor:
+    """Before an operator that would ask, and make it a condition of the graph, whether the batch is 1: view or copy."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def apart(x: Tensor) -> Tensor:
+    """A layer's input: where it is a view in a traced graph, such as a part of another map's channels, its copy."""
+    target = graph_target()
+    return copied(x) if target is not None and target.any_batch and x._is_view() else x
 
 
 LARGEST_CONV_KERNEL = {"onnxruntime": 2**20, "openvino": 2**19, "tensorrt": 0, "inductor": 2**20}

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.graphs import copied
 
 
 def convolve_patches(x: Tensor, kernels: Tensor, geometry: Geometry, position_first: bool) -> Tensor:
@@ -89,11 +90,6 @@ def shifted_inputs(x: Tensor, geometry: Geometry) -> list[Tensor]:
                     cut.append((place, part.narrow(axis + 2, offset // s, n)))
         parts = cut
     return [part for _, part in sorted(parts, key=lambda item: item[0])]
-
-
-def copied(x: Tensor) -> Tensor:
-    """Before a reshape that would ask, and make it a condition of the graph, whether the batch is 1: view or copy."""
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _edges(pairs: Sequence[tuple[int, int]]) -> list[int]:
