@@ -264,3 +264,19 @@ def test_saved_detectors_know_where_their_images_lie(learned):
     scores = evaluate(learned.best, loader=CocoLoaderConfig(workers=0), accelerator="cpu")
     assert scores.images == 2
     assert scores.box_ap == pytest.approx(learned.best_score, abs=1e-6)
+
+
+def test_its_backbone_with_the_pyramid_is_exported(learned, tmp_path, capsys):
+    flags = ["--format", "torch-export", "--dynamic-batch", "--image-size", "64", "--json"]
+    assert main(["export", str(learned.best), str(tmp_path / "backbone"), *flags]) == 0
+    told = capsys.readouterr()
+    assert "is a detector: its backbone and pyramid are exported" in told.err
+    report = json.loads(told.out)
+    assert report["passed"]
+    assert report["inputs"] == {"images": "float32 (batch, 3, 64, 64)"}
+    x = torch.rand(3, 3, 64, 64)
+    levels = load_detector(learned.best)[0].get_submodule("backbone")(x)
+    assert report["outputs"] == [f"output_{name}" if name.isdigit() else name for name in levels]
+    found = torch.export.load(report["path"]).module()(x)
+    for y, expected in zip(found.values() if isinstance(found, dict) else found, levels.values(), strict=True):
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
