@@ -25,12 +25,12 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> Path:
-    """Write a figure as a PNG; its folder is made.
+    """Write a figure as its name's ending says, ``.svg`` or else PNG; its folder is made.
 
     Args:
         figure: of :func:`new_figure`.
-        path: the PNG.
-        dpi: pixels an inch.
+        path: the file.
+        dpi: pixels an inch, of a PNG and of what is an image in an SVG.
 
     Returns:
         The path.
@@ -39,5 +39,5 @@ def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> Path:
         StorageError: if the system refuses; what was there before stays.
     """
     with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
+        figure.savefig(temporary, dpi=dpi, format="svg" if Path(path).suffix == ".svg" else "png")
     return Path(path)

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "judge a saved network on validation images",
     "predict": "classify image files with a saved network",
     "detect": "train, judge and use detectors: Faster and Mask R-CNN on any backbone",
+    "attention": "see what a saved network attends to: maps, cells in use, and what it does without",
     "export": "write a network as a file for other runtimes (ONNX, torch.export, AOTInductor), and check it in them",
     "plan": "show what a conversion would do: who shares what, and what it costs",
     "profile": "count parameters, multiply-adds and memory, module by module",

@@ -22,6 +22,7 @@ from dynaconv.nn.network import (
     set_temperature,
     temperature_at,
 )
+from dynaconv.nn.observing import attending_layers, watching
 from dynaconv.nn.odconv import ODConv1d, ODConv2d, ODConv3d, ODConvConfig
 from dynaconv.nn.router import CellRouter
 from dynaconv.nn.synchronised import synchronise_norms
@@ -84,6 +85,7 @@ __all__ = [
     "WeightNetConv1d",
     "WeightNetConv2d",
     "WeightNetConv3d",
+    "attending_layers",
     "check_linked",
     "dynamic_layers",
     "get_temperature",
@@ -95,4 +97,5 @@ __all__ = [
     "set_temperature",
     "synchronise_norms",
     "temperature_at",
+    "watching",
 ]

@@ -80,6 +80,10 @@ class LayerStart:
     warehouse: str | None = None
 
 
+Attentions = dict[str, Tensor]
+"""What a layer attends with, by kind, see :func:`dynaconv.nn.observing.watching`."""
+
+
 class DynamicLayer(nn.Module):
     """Base of every layer that depends on its input in another way than through its static weights alone."""
 
@@ -122,6 +126,16 @@ class DynamicLayer(nn.Module):
     # with whatever may make it wrong.
     _prepared: Prepared | None = None
 
+    # Who looks at attention, or puts another in its place; see :mod:`dynaconv.nn.observing`.
+    shows_attention: ClassVar[bool] = False
+    """Whether the layer mixes kernels by attention, and tells of it."""
+    watcher: Callable[[Attentions], Attentions | None] | None = None
+
+    def show(self, **attentions: Tensor) -> Attentions:
+        """Attention as it is to be used: as computed, or what its watcher puts in its place."""
+        found = None if self.watcher is None else self.watcher(attentions)
+        return attentions if found is None else found
+
     def prepare(self) -> Prepared | None:
         """Compute beforehand what inference can; None where that is nothing. See :mod:`dynaconv.nn.inference`."""
         return None
@@ -138,7 +152,7 @@ class DynamicLayer(nn.Module):
 
     def prepared(self) -> Prepared | None:
         """What the layer is to compute with now: what is prepared, in evaluation and where gradients are not wanted."""
-        if self._prepared is None or self.training or torch.is_grad_enabled():
+        if self._prepared is None or self.watcher is not None or self.training or torch.is_grad_enabled():
             return None
         return self._prepared if torch.compiler.is_compiling() else self.current_preparation()
 
@@ -207,7 +221,7 @@ class DynamicLayer(nn.Module):
         return replica
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_prepared", "_norm")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_prepared", "_norm", "watcher")}
 
     def _tempered(self) -> TemperedBranch | None:
         return next((child for child in self.children() if isinstance(child, TemperedBranch)), None)

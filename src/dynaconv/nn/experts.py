@@ -63,7 +63,7 @@ class ExpertConvNd(Experts, MethodConvNd):
     Subclasses say how many and implement :meth:`weigh` and :meth:`rest`.
     """
 
-    folds_norm = norm_pays = True
+    folds_norm = norm_pays = shows_attention = True
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
@@ -73,7 +73,7 @@ class ExpertConvNd(Experts, MethodConvNd):
         """Weights of the experts for an input ``(B, C, *size)``, shape ``(B, K)``."""
         prepared = self.prepared()
         weights = self.weigh(pool(x)) if prepared is None else prepared.branch(x)
-        return weights.to(self.kernel.dtype)
+        return self.show(kernel=weights)["kernel"].to(self.kernel.dtype)
 
     @property
     def mixture(self) -> Mixture:
@@ -128,7 +128,7 @@ class ExpertConvNd(Experts, MethodConvNd):
 class ExpertLinear(Experts, MethodLinear):
     """A linear layer with K matrices ``kernel`` of shape ``(K, O, C)`` and K biases ``(K, O)``."""
 
-    folds_norm = norm_pays = True
+    folds_norm = norm_pays = shows_attention = True
 
     def weigh(self, pooled: Tensor) -> Tensor:
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
@@ -154,7 +154,7 @@ class ExpertLinear(Experts, MethodLinear):
 
         Shape ``(B, T, C)`` -> ``(B, T, O)``.
         """
-        weights = self.weigh(x.mean(dim=1)).to(self.kernel.dtype)
+        weights = self.show(kernel=self.weigh(x.mean(dim=1)))["kernel"].to(self.kernel.dtype)
         scale, bias = mix_biases(weights, self.bias, norm)
         return mixture_linear(x, weights.unsqueeze(1), self.kernel, (1, 1, 1), out_scale=scale, bias=bias)
 

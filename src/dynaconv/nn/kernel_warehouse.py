@@ -36,7 +36,7 @@ def _plan_alone(spec: LayerSpec, config: KernelWarehouseConfig) -> tuple[Warehou
 class WarehouseLayer(DynamicLayer):
     """What convolution and linear layer have in common: an attention branch, and cells that may belong to others."""
 
-    folds_norm = norm_pays = True
+    folds_norm = norm_pays = shows_attention = True
     attention: CellRouter
     bias: nn.Parameter | None
     warehouse: Warehouse | None
@@ -123,7 +123,7 @@ class WarehouseLayer(DynamicLayer):
             if terms.pay(padded.shape, cells.shape, self.mixture):
                 return weigh(x).to(terms.cells.dtype), terms.cells, terms.mixture
         attention = self.attention(pool(x)) if prepared is None else prepared.branch(x)
-        return attention.to(cells.dtype), cells, self.mixture
+        return self.show(cells=attention)["cells"].to(cells.dtype), cells, self.mixture
 
     @torch.no_grad()
     def prepare(self) -> Prepared:

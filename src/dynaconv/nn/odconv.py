@@ -139,7 +139,7 @@ class FourAttentions(TemperedBranch):
 
 class _ODConvNd(MethodConvNd):
     config_type = ODConvConfig
-    folds_norm = norm_pays = True
+    folds_norm = norm_pays = shows_attention = True
     attention: FourAttentions
 
     def make(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
@@ -184,7 +184,7 @@ class _ODConvNd(MethodConvNd):
     def attend(self, x: Tensor) -> dict[str, Tensor]:
         """Every attention to an input ``(B, C, *size)``, by name."""
         prepared = self.prepared()
-        return self.attention(pool(x)) if prepared is None else prepared.branch(x)
+        return self.show(**(self.attention(pool(x)) if prepared is None else prepared.branch(x)))
 
     def _weigh(self, attentions: dict[str, Tensor], batch: int) -> tuple[Tensor, Mixture]:
         """Spatial and kernel attention as weights of the K kernels at every position, ``(B, positions or 1, K)``."""

@@ -47,6 +47,24 @@ def evaluate(
         CheckpointError: if the checkpoint can not be loaded.
         DynaconvError: if the data have other classes than the network.
     """
+    model, images, _ = open_saved(checkpoint, data, loader)
+    return validate(model, images, RunConfig(accelerator=accelerator, precision=precision), progress_bar)
+
+
+def open_saved(
+    checkpoint: str | Path, data: str | None = None, loader: LoaderConfig | None = None
+) -> tuple[nn.Module, ImageDataModule, dict[str, Any]]:
+    """A saved network, data whose images are prepared for it, and its description.
+
+    Args:
+        checkpoint: name of the pair of files.
+        data: a source; the one it was trained on if None.
+        loader: batch size, workers, splits; how an image is prepared comes from the checkpoint.
+
+    Raises:
+        CheckpointError: if the checkpoint can not be loaded.
+        DynaconvError: if the data have other classes than the network.
+    """
     model, description = load_checkpoint(checkpoint)
     classes = list(description["classes"])
     options = replace(
@@ -64,7 +82,7 @@ def evaluate(
             f"{len(classes)} ({_shorten(classes)}); expected the same names in the same order"
         )
     images.mean, images.std = tuple(description["mean"]), tuple(description["std"])
-    return validate(model, images, RunConfig(accelerator=accelerator, precision=precision), progress_bar)
+    return model, images, description
 
 
 def validate(

@@ -1,0 +1,182 @@
+"""Attention of a network over images, summed up batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.analysis.attention.maps import BINS, AttentionMap, AttentionMaps
+from dynaconv.errors import DynaconvError
+from dynaconv.nn import attending_layers, get_temperature, watching
+from dynaconv.nn.base import Attentions, DynamicLayer
+from dynaconv.nn.kernel_warehouse import WarehouseLayer
+
+LARGEST_BYTES = 2**31
+"""Of averages by class."""
+
+
+def collect_attention(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    classes: Mapping[int, str] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> AttentionMaps:
+    """Run images through a network in evaluation mode, and keep what its layers attend to.
+
+    Args:
+        model: with at least one layer that mixes kernels by attention; left in the mode that it was in.
+        batches: images ``(B, C, H, W)``, or pairs of images and class numbers ``(B,)``; moved to the model's device.
+        classes: number and name of each class whose own average is kept; needs the pairs.
+        about: what to note of network and data.
+
+    Returns:
+        Averages over all images, see :class:`~dynaconv.analysis.attention.maps.AttentionMaps`.
+
+    Raises:
+        DynaconvError: if no layer attends, there is no image, or averages by class take more than 2 GiB.
+
+    Example:
+        >>> from dynaconv import DYConv2d
+        >>> net = nn.Sequential(DYConv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> found = collect_attention(net, [torch.randn(5, 3, 8, 8)])
+        >>> [(one.layer, one.kind, tuple(one.mean.shape), one.images) for one in found.maps]
+        [('0', 'kernel', (1, 4), 5)]
+    """
+    layers = attending_layers(model)
+    if not layers:
+        raise DynaconvError(
+            f"{type(model).__name__} has no layer that mixes kernels by attention; expected one of KernelWarehouse, "
+            "ODConv, DY-Conv or CondConv"
+        )
+    sums = _Sums(list(classes or ()))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    watchers = {layer: sums.watcher(name) for name, layer in layers.items()}
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), watching(watchers):
+            for batch in batches:
+                images, labels = batch if isinstance(batch, (tuple, list)) else (batch, None)
+                if classes and labels is None:
+                    raise DynaconvError("averages by class need batches of (images, class numbers); got images alone")
+                sums.labels = None if labels is None else labels.to(device)
+                model(images.to(device))
+    finally:
+        model.train(mode)
+    if not sums.kept:
+        raise DynaconvError("there was no image; expected at least one batch")
+    maps = tuple(sums.result(name, kind, layers[name]) for name in layers for owner, kind in sums.kept if owner == name)
+    return AttentionMaps(maps, tuple((classes or {}).values()), get_temperature(model), dict(about or {}))
+
+
+class _Sums:
+    """Sums over images for every layer and kind."""
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        self.classes = classes
+        self.labels: Tensor | None = None
+        self.kept: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def watcher(self, name: str) -> Any:
+        def watch(attentions: Attentions) -> None:
+            for kind, attention in attentions.items():
+                self.add(name, kind, attention)
+
+        return watch
+
+    def add(self, name: str, kind: str, attention: Tensor) -> None:
+        """Attention ``(B, m, n)`` or ``(B, size)`` of a batch, or ``(k B, ...)`` where a layer sees parts of images."""
+        a = attention.detach()
+        a = a.unsqueeze(1) if a.dim() == 2 else a
+        shape = a.shape[1:]
+        if (name, kind) not in self.kept:
+            self._check(name, len(self.classes) * shape.numel() * 8)
+            zeros = {key: a.new_zeros(shape, dtype=torch.float64) for key in ("total", "square", "size")}
+            by_class = a.new_zeros((len(self.classes), *shape), dtype=torch.float64)
+            seen = a.new_zeros(len(self.classes), dtype=torch.float64)
+            self.kept[name, kind] = {
+                **zeros, "by_class": by_class, "seen": seen, "images": 0, "negative": 0, "positive": 0,
+                "histogram": torch.zeros(BINS, dtype=torch.float64),
+            }  # fmt: skip
+        kept, exact = self.kept[name, kind], a.double()
+        kept["images"] += a.shape[0]
+        kept["total"] += exact.sum(0)
+        kept["square"] += exact.square().sum(0)
+        kept["size"] += exact.abs().sum(0)
+        kept["negative"] += int((a < 0).sum())
+        kept["positive"] += int((a > 0).sum())
+        kept["histogram"] += torch.histc(a.float().clamp(-1, 1), BINS, -1, 1).double().cpu()
+        if self.labels is not None and self.classes:
+            labels = self.labels.repeat_interleave(a.shape[0] // len(self.labels))
+            for place, number in enumerate(self.classes):
+                chosen = labels == number
+                kept["by_class"][place] += exact[chosen].sum(0)
+                kept["seen"][place] += chosen.sum()
+
+    def _check(self, name: str, more: int) -> None:
+        held = sum(kept["by_class"].numel() * 8 for kept in self.kept.values()) + more
+        if held > LARGEST_BYTES:
+            raise DynaconvError(
+                f"averages of {len(self.classes)} classes take more than {LARGEST_BYTES // 2**30} GiB at layer "
+                f"{name}; choose fewer classes"
+            )
+
+    def result(self, name: str, kind: str, layer: DynamicLayer) -> AttentionMap:
+        kept = {key: v.cpu() if isinstance(v, Tensor) else v for key, v in self.kept[name, kind].items()}
+        images = kept["images"]
+        mean = kept["total"] / images
+        shared = isinstance(layer, WarehouseLayer) and kind == "cells"
+        return AttentionMap(
+            layer=name,
+            kind=kind,
+            group=layer.plan.warehouse if shared else name,  # pyright: ignore[reportAttributeAccessIssue]
+            images=images,
+            mean=mean,
+            size=kept["size"] / images,
+            spread=(kept["square"] / images - mean.square()).clamp_min(0).sqrt(),
+            histogram=kept["histogram"],
+            negative=kept["negative"],
+            positive=kept["positive"],
+            by_class=kept["by_class"] / kept["seen"].clamp_min(1).view(-1, 1, 1) if self.classes else None,
+            assigned=_assigned(layer) if shared else (),  # pyright: ignore[reportArgumentType]
+        )
+
+
+def _assigned(layer: WarehouseLayer) -> tuple[tuple[int, int], ...]:
+    """The assignment's ones among the cells; those at the zero cell are left out."""
+    plan = layer.plan
+    return tuple((i, j) for i, row in enumerate(plan.rows) for j in row if j < plan.num_cells)
+
+
+def attention_to(model: nn.Module, images: Tensor) -> dict[tuple[str, str], Tensor]:
+    """What every layer attends to in each of a few images, in evaluation mode.
+
+    Args:
+        model: as of :func:`collect_attention`.
+        images: shape ``(B, C, H, W)``.
+
+    Returns:
+        By layer and kind, shape ``(B, m, n)`` or ``(B, 1, size)``, on the CPU.
+    """
+    found: dict[tuple[str, str], Tensor] = {}
+
+    def watcher(name: str) -> Any:
+        def watch(attentions: Attentions) -> None:
+            for kind, a in attentions.items():
+                found[name, kind] = (a.unsqueeze(1) if a.dim() == 2 else a).detach().cpu()
+
+        return watch
+
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    mode = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), watching({layer: watcher(name) for name, layer in attending_layers(model).items()}):
+            model(images.to(device))
+    finally:
+        model.train(mode)
+    return found
