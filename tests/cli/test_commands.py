@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 import dynaconv.training.demo as demo
+from dynaconv.analysis.attention import AttentionMaps
 from dynaconv.cli.main import main
 from dynaconv.cli.options import epoch_line, expand_short, format_table
 from dynaconv.errors import RunWarning
@@ -351,3 +352,37 @@ def test_finetune_says_what_every_step_did(run, tmp_path, capsys):
     assert main(["train", *repeated]) == 0
     assert main(["finetune", "nowhere", "--data", "digits", "--out", str(tmp_path)]) == 2
     assert "expected runs/NAME/TIME/best" in capsys.readouterr().err
+
+
+def test_attention_writes_arrays_pictures_and_tables(run, tmp_path, capsys):
+    out = tmp_path / "seen"
+    flags = ["--out", str(out), "--limit", "24", "--classes", "3", "7", "--perturb", "stages", "--batch-size", "16"]
+    assert main(["attention", str(run / "best"), *flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    maps = AttentionMaps.load(out / "attention.npz")
+    assert found["images"] == maps.maps[0].images == 24
+    assert maps.classes == ("3", "7")
+    assert [row["layer"] for row in found["layers"]] == [one.layer for one in maps.maps]
+    parts = ["as it is", "all layers", "layer1", "layer2", "layer3", "layer4"]
+    assert list(found["perturbed"]) == parts
+    assert "| layer4 |" in (out / "perturbed.md").read_text()
+    written = {path.name for path in out.iterdir()}
+    assert {"weights.png", "usage.png", "similarity.png", "perturbed.png", "attention.txt"} < written
+    for kind in ("attention", "classes", "images"):
+        assert {f"{kind}-{group}.png" for group in maps.groups()} <= written
+    assert {Path(file).name for file in found["files"]} == written
+
+
+def test_attention_of_two_files_as_svg(run, digit, tmp_path, capsys):
+    other = tmp_path / "other.png"
+    Image.fromarray(255 - np.asarray(Image.open(digit))).save(other)
+    flags = ["--out", str(tmp_path / "seen"), "--limit", "8", "--classes", "--svg"]
+    flags += ["--images", str(digit), str(other)]
+    assert main(["attention", str(run / "best"), *flags]) == 0
+    text = capsys.readouterr().out
+    assert "cells in use" in text
+    assert "layer1.0.conv1" in text
+    assert "<image" in next((tmp_path / "seen").glob("images-*.svg")).read_text()
+    assert not [*(tmp_path / "seen").glob("classes-*"), *(tmp_path / "seen").glob("*.png")]
+    assert main(["attention", str(run / "best"), "--images", str(digit)]) == 2
+    assert "expected two" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def parser() -> Any:
     flags.add_argument("--data", type=str | None, default=None, help="data source; that of the training if not given")
     flags.add_argument("--out", type=str | None, default=None, help="folder; CHECKPOINT-attention if not given")
     flags.add_argument(
-        "--classes", type=str, nargs="*", default=None, help="names or numbers of classes to draw; the first ten"
+        "--classes", type=str, nargs="*", default=None, help="names or numbers of classes to draw, or none; the first ten"
     )
     flags.add_argument("--images", type=str, nargs="*", default=(), help="two image files to draw side by side")
     flags.add_argument(
@@ -42,7 +42,7 @@ def parser() -> Any:
         "whole), stages, or layers; none",
     )
     flags.add_argument("--limit", type=int | None, default=None, help="images at most; all validation images")
-    flags.add_argument("--svg", action="store_true", help="write pictures as SVG, too")
+    flags.add_argument("--svg", action="store_true", help="write pictures as SVG in place of PNG")
     flags.add_class_arguments(LoaderConfig, "loader")
     flags.add_argument("--device", type=str, default="cpu", help="where to run: cpu, cuda, ...")
     flags.add_argument("--json", action="store_true", help="print the table as JSON")
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
         classes=values["classes"],
         pictures=values["images"],
         perturb=values["perturb"],
-        kinds=("png", "svg") if values["svg"] else ("png",),
+        kinds=("svg",) if values["svg"] else ("png",),
         limit=values["limit"],
         counting=counting,
     )

@@ -92,5 +92,8 @@ def test_only_the_layers_that_are_named(x):
         assert model[0].watcher is None
         assert model[1].watcher is not None
     for options in ({"how": "twice"}, {"how": "average", "layers": {"2": None}}):
-        with pytest.raises(DynaconvError, match=r"expected one of|no attention of 2"), perturbed(model, maps, **options):
+        with (
+            pytest.raises(DynaconvError, match=r"expected one of|no attention of 2"),
+            perturbed(model, maps, **options),
+        ):
             pass

@@ -108,7 +108,7 @@ def draw_images(
     pictures, sheets = figure.subplots(2, 3, height_ratios=[1.6, height])
     for axes, (title, picture) in zip(pictures, images.items(), strict=False):
         shown = picture.permute(1, 2, 0).clamp(0, 1).cpu()
-        axes.imshow(shown[..., 0] if shown.shape[2] == 1 else shown, cmap="gray")
+        axes.imshow((shown[..., 0] if shown.shape[2] == 1 else shown).numpy(), cmap="gray")
         axes.set_title(title, fontsize=9)
         axes.axis("off")
     pictures[2].axis("off")
