@@ -31,7 +31,11 @@ def parser() -> Any:
     flags.add_argument("--data", type=str | None, default=None, help="data source; that of the training if not given")
     flags.add_argument("--out", type=str | None, default=None, help="folder; CHECKPOINT-attention if not given")
     flags.add_argument(
-        "--classes", type=str, nargs="*", default=None, help="names or numbers of classes to draw, or none; the first ten"
+        "--classes",
+        type=str,
+        nargs="*",
+        default=None,
+        help="names or numbers of classes to draw, or none; the first ten",
     )
     flags.add_argument("--images", type=str, nargs="*", default=(), help="two image files to draw side by side")
     flags.add_argument(

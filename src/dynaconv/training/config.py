@@ -172,6 +172,8 @@ class RunConfig:
         compile: compile the network with torch.compile; true for its default backend, or the name of one.
         checkpoint_activations: compute activations inside blocks again in the backward pass and do not keep them: less
             memory for about a third more time.
+        attention_maps: draw what layers attend to every so many epochs, in TensorBoard and, with an animation, in
+            attention/ of the run's folder; 0 for never. For classifiers.
     """
 
     seed: int = 0
@@ -186,9 +188,11 @@ class RunConfig:
     sync_batchnorm: bool = False
     compile: bool | str = False
     checkpoint_activations: bool = False
+    attention_maps: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "run")
+        _require(self.attention_maps >= 0, "run.attention_maps", self.attention_maps, "at least 1 epoch, or 0")
         _require(self.num_nodes > 0, "run.num_nodes", self.num_nodes, "at least 1 machine")
         _require(
             not (self.compile and self.checkpoint_activations),

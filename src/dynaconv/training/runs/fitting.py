@@ -27,6 +27,7 @@ from dynaconv.training.config import RunRecipe
 from dynaconv.training.data.sampling import seeded
 from dynaconv.training.data.unchanged import note_data
 from dynaconv.training.data.unreadable import UnreadableReport
+from dynaconv.training.engine.attention_watch import AttentionWatch
 from dynaconv.training.engine.callbacks import IterationSeed, TemperatureCallback
 from dynaconv.training.engine.ema import EmaCallback
 from dynaconv.training.engine.optimizer import make_optimizer
@@ -235,6 +236,8 @@ def _run(
     ]
     if recipe.ema.decay is not None:
         every.append(EmaCallback(recipe.ema))
+    if recipe.run.attention_maps:
+        every.append(AttentionWatch(recipe.run.attention_maps, folder))
     if progress_bar:
         every.append(RichProgressBar())
     with quiet_lightning(), seeded(recipe.run.seed):

@@ -21,6 +21,7 @@ FREE = (
     "loader.root",
     "loader.download",
     "run.accelerator",
+    "run.attention_maps",
     "run.checkpoint_activations",
     "run.checkpoint_every",
     "run.compile",
