@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 # Example -> packages it needs, flags for a quick run, and what it says at its end.
 QUICK = {
+    "own_network": (["sklearn", "onnx", "onnxruntime"], ["--steps", "4"], "top-1, attention average"),
     "timm_finetune": (["timm", "sklearn"], ["--steps", "2"], "features_only backbone: largest difference"),
     "torchvision_segment": (
         ["torchvision", "sklearn"],
