@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 EXAMPLES := .venv-examples
 
-.PHONY: help demo detect serve test examples check format bench clean
+.PHONY: help demo detect serve test examples docs check format bench clean
 
 help:
 	@echo "make demo    set up, then train a static and two KernelWarehouse networks on embedded images"
@@ -12,6 +12,7 @@ help:
 	@echo "make serve   set up, train a small network on handwritten digits, export it, and serve it over HTTP"
 	@echo "make test    set up, then run all tests"
 	@echo "make examples  set up .venv-examples, then run every example on its package (ultralytics is AGPL-3.0)"
+	@echo "make docs    set up, then build the documentation strictly into site/ (open site/index.html)"
 	@echo "make check   set up, then format, lint, types and import layers"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make bench   time every backend of single layers against the static convolution"
@@ -55,6 +56,15 @@ $(EXAMPLES)/.installed: $(STAMP) examples/requirements.txt
 examples: $(EXAMPLES)/.installed
 	OMP_NUM_THREADS=1 $(EXAMPLES)/bin/python -m pytest --numprocesses 2 -rs tests/examples
 
+# The builder is not needed to use or test the library, so it is installed when it is first wanted.
+.venv/.docs-installed: $(STAMP)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[docs]'
+	@touch $@
+
+docs: .venv/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The documentation is in site/: open site/index.html, or serve it with search: $(BIN)/python -m mkdocs serve"
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -69,4 +79,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/orders.py
 
 clean:
-	rm -rf .venv $(EXAMPLES) demo detect-demo serve runs compare bench .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(EXAMPLES) demo detect-demo serve runs compare bench site .pytest_cache .ruff_cache .hypothesis
