@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dynaconv.cli.main import main
-from dynaconv.convert import config_from_dict
+from dynaconv.convert import config_from_dict, registry
 from dynaconv.models import list_models
 from tests.docs.pages import PAGES, ROOT, blocks, commands, name_of
 
@@ -33,10 +33,11 @@ def test_python_runs(page, tmp_path, monkeypatch, capsys):
         assert [block.code for block in blocks(page, "python")] == [block.code for block in blocks(original, "python")]
         return
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))  # a page may register one
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks(page, "python"):
-        code = compile("\n" * (block.line - 1) + block.code, name_of(page), "exec")
+        code = compile("\n" * (block.line - 1) + block.code, name_of(page), "exec", dont_inherit=True)
         if block.reason is None:
             exec(code, names)
     printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
