@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 from matplotlib.colors import to_hex
 
 import dynaconv
 from dynaconv.analysis.plan_picture import EMPTY, draw_plan
+
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +48,17 @@ def test_other_methods_have_no_warehouses():
     plan = dynaconv.plan(timm.create_model("resnet18"), dynaconv.ODConvConfig())
     with pytest.raises(dynaconv.DynaconvError, match=r"the plan is one of ODConvConfig; only KernelWarehouse's draw"):
         draw_plan(plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "drawn"),
+    [("1x", 1, None), ("2x-stage3", 2, ["stage3_conv"]), ("half-stage3", 0.5, ["stage3_conv"])],
+)
+def test_pictures_of_the_documentation_are_of_todays_plans(name, budget, drawn):
+    plan = dynaconv.plan(timm.create_model("resnet18"), dynaconv.KernelWarehouseConfig(budget=budget))
+    picture = (PICTURES / f"resnet18-{name}.svg").read_text()
+    figure = draw_plan(plan, drawn)
+    texts = [text.get_text() for row in figure.subfigs for axes in row.axes for text in axes.texts]
+    titles = [row.get_suptitle() for row in figure.subfigs]
+    lines = [line for text in [*texts, *titles] for line in text.splitlines()]
+    assert not [line for line in lines if f">{line}<" not in picture], "renew them with: python docs/make_pictures.py"

@@ -46,7 +46,7 @@ def draw_plan(plan: Plan, warehouses: Sequence[str] | None = None, title: str | 
     houses = plan.warehouses if warehouses is None else [plan.warehouse(name) for name in warehouses]
     members = [[layer for layer in plan.layers if layer.warehouse == house.name] for house in houses]
     heights = [max(2.2, 0.5 + 1.5 * math.ceil(len(layers) / _columns(layers))) for layers in members]
-    figure = new_figure(13, sum(heights) + (0.4 if title else 0))
+    figure = new_figure(11, sum(heights) + (0.4 if title else 0))
     if title:
         figure.suptitle(title)
     rows = figure.subfigures(len(houses), 1, height_ratios=heights, squeeze=False)
@@ -57,7 +57,7 @@ def draw_plan(plan: Plan, warehouses: Sequence[str] | None = None, title: str | 
             fontsize=10,
             fontweight="bold",
         )
-        cells, kernels, beta = row.subplots(1, 3, width_ratios=(2, 5, 4))
+        cells, kernels, beta = row.subplots(1, 3, width_ratios=(3, 9, 5))
         colours = {layer.name: COLOURS[i % len(COLOURS)] for i, layer in enumerate(layers)}
         _draw_cells(cells, house, layers, colours)
         _draw_kernels(kernels, house, layers, colours)
