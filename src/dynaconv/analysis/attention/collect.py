@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,15 +74,60 @@ def collect_attention(
     return AttentionMaps(maps, tuple((classes or {}).values()), get_temperature(model), dict(about or {}))
 
 
+@dataclass
+class _Sum:
+    """Sums over images for one layer and kind; ``seen`` counts images by class."""
+
+    total: Tensor
+    square: Tensor
+    size: Tensor
+    by_class: Tensor
+    seen: Tensor
+    histogram: Tensor
+    images: int = 0
+    negative: int = 0
+    positive: int = 0
+
+    @classmethod
+    def over(cls, like: Tensor, classes: int) -> _Sum:
+        """Nothing yet, for attention of a shape."""
+        zero = torch.zeros_like(like, dtype=torch.float64)
+        return cls(
+            total=zero,
+            square=zero.clone(),
+            size=zero.clone(),
+            by_class=zero.expand(classes, *zero.shape).clone(),
+            seen=zero.new_zeros(classes),
+            histogram=torch.zeros(BINS, dtype=torch.float64),
+        )
+
+    def add(self, attention: Tensor, labels: Tensor | None, classes: Sequence[int]) -> None:
+        """Attention ``(B, m, n)`` of images, and the number of each one's class."""
+        exact = attention.double()
+        self.images += len(exact)
+        self.total += exact.sum(0)
+        self.square += exact.square().sum(0)
+        self.size += exact.abs().sum(0)
+        self.negative += int((exact < 0).sum())
+        self.positive += int((exact > 0).sum())
+        self.histogram += torch.histc(attention.float().clamp(-1, 1), BINS, -1, 1).double().cpu()
+        if labels is None:
+            return
+        for place, number in enumerate(classes):
+            chosen = labels == number
+            self.by_class[place] += exact[chosen].sum(0)
+            self.seen[place] += chosen.sum()
+
+
 class _Sums:
     """Sums over images for every layer and kind."""
 
     def __init__(self, classes: Sequence[int]) -> None:
         self.classes = classes
         self.labels: Tensor | None = None
-        self.kept: dict[tuple[str, str], dict[str, Any]] = {}
+        self.kept: dict[tuple[str, str], _Sum] = {}
 
-    def watcher(self, name: str) -> Any:
+    def watcher(self, name: str) -> Callable[[Attentions], None]:
         def watch(attentions: Attentions) -> None:
             for kind, attention in attentions.items():
                 self.add(name, kind, attention)
@@ -90,35 +136,15 @@ class _Sums:
 
     def add(self, name: str, kind: str, attention: Tensor) -> None:
         """Attention ``(B, m, n)`` or ``(B, size)`` of a batch, or ``(k B, ...)`` where a layer sees parts of images."""
-        a = attention.detach()
-        a = a.unsqueeze(1) if a.dim() == 2 else a
-        shape = a.shape[1:]
+        a = _with_mixtures(attention)
         if (name, kind) not in self.kept:
-            self._check(name, len(self.classes) * shape.numel() * 8)
-            zeros = {key: a.new_zeros(shape, dtype=torch.float64) for key in ("total", "square", "size")}
-            by_class = a.new_zeros((len(self.classes), *shape), dtype=torch.float64)
-            seen = a.new_zeros(len(self.classes), dtype=torch.float64)
-            self.kept[name, kind] = {
-                **zeros, "by_class": by_class, "seen": seen, "images": 0, "negative": 0, "positive": 0,
-                "histogram": torch.zeros(BINS, dtype=torch.float64),
-            }  # fmt: skip
-        kept, exact = self.kept[name, kind], a.double()
-        kept["images"] += a.shape[0]
-        kept["total"] += exact.sum(0)
-        kept["square"] += exact.square().sum(0)
-        kept["size"] += exact.abs().sum(0)
-        kept["negative"] += int((a < 0).sum())
-        kept["positive"] += int((a > 0).sum())
-        kept["histogram"] += torch.histc(a.float().clamp(-1, 1), BINS, -1, 1).double().cpu()
-        if self.labels is not None and self.classes:
-            labels = self.labels.repeat_interleave(a.shape[0] // len(self.labels))
-            for place, number in enumerate(self.classes):
-                chosen = labels == number
-                kept["by_class"][place] += exact[chosen].sum(0)
-                kept["seen"][place] += chosen.sum()
+            self._check(name, len(self.classes) * a[0].numel() * 8)
+            self.kept[name, kind] = _Sum.over(a[0], len(self.classes))
+        labels = None if self.labels is None else self.labels.repeat_interleave(len(a) // len(self.labels))
+        self.kept[name, kind].add(a, labels, self.classes)
 
     def _check(self, name: str, more: int) -> None:
-        held = sum(kept["by_class"].numel() * 8 for kept in self.kept.values()) + more
+        held = sum(kept.by_class.numel() * 8 for kept in self.kept.values()) + more
         if held > LARGEST_BYTES:
             raise DynaconvError(
                 f"averages of {len(self.classes)} classes take more than {LARGEST_BYTES // 2**30} GiB at layer "
@@ -126,24 +152,29 @@ class _Sums:
             )
 
     def result(self, name: str, kind: str, layer: DynamicLayer) -> AttentionMap:
-        kept = {key: v.cpu() if isinstance(v, Tensor) else v for key, v in self.kept[name, kind].items()}
-        images = kept["images"]
-        mean = kept["total"] / images
-        shared = isinstance(layer, WarehouseLayer) and kind == "cells"
+        kept = self.kept[name, kind]
+        mean = kept.total / kept.images
+        by_class = kept.by_class / kept.seen.clamp_min(1).view(-1, 1, 1)
+        cells = layer if isinstance(layer, WarehouseLayer) else None
         return AttentionMap(
             layer=name,
             kind=kind,
-            group=layer.plan.warehouse if shared else name,  # pyright: ignore[reportAttributeAccessIssue]
-            images=images,
-            mean=mean,
-            size=kept["size"] / images,
-            spread=(kept["square"] / images - mean.square()).clamp_min(0).sqrt(),
-            histogram=kept["histogram"],
-            negative=kept["negative"],
-            positive=kept["positive"],
-            by_class=kept["by_class"] / kept["seen"].clamp_min(1).view(-1, 1, 1) if self.classes else None,
-            assigned=_assigned(layer) if shared else (),  # pyright: ignore[reportArgumentType]
+            group=name if cells is None else cells.plan.warehouse,
+            images=kept.images,
+            mean=mean.cpu(),
+            size=(kept.size / kept.images).cpu(),
+            spread=(kept.square / kept.images - mean.square()).clamp_min(0).sqrt().cpu(),
+            histogram=kept.histogram,
+            negative=kept.negative,
+            positive=kept.positive,
+            by_class=by_class.cpu() if self.classes else None,
+            assigned=() if cells is None else _assigned(cells),
         )
+
+
+def _with_mixtures(attention: Tensor) -> Tensor:
+    """Shape ``(B, m, n)``, where there are no mixtures ``(B, 1, size)``."""
+    return (attention.unsqueeze(1) if attention.dim() == 2 else attention).detach()
 
 
 def _assigned(layer: WarehouseLayer) -> tuple[tuple[int, int], ...]:
@@ -164,10 +195,10 @@ def attention_to(model: nn.Module, images: Tensor) -> dict[tuple[str, str], Tens
     """
     found: dict[tuple[str, str], Tensor] = {}
 
-    def watcher(name: str) -> Any:
+    def watcher(name: str) -> Callable[[Attentions], None]:
         def watch(attentions: Attentions) -> None:
-            for kind, a in attentions.items():
-                found[name, kind] = (a.unsqueeze(1) if a.dim() == 2 else a).detach().cpu()
+            for kind, attention in attentions.items():
+                found[name, kind] = _with_mixtures(attention).cpu()
 
         return watch
 

@@ -209,7 +209,9 @@ class AttentionMaps:
             maps = []
             for row in head["maps"]:
                 name = f"{row['layer']}/{row['kind']}/"
-                own = {key.removeprefix(name): value for key, value in held.items() if key.startswith(name)}
+                own: dict[str, Any] = {
+                    key.removeprefix(name): value for key, value in held.items() if key.startswith(name)
+                }
                 maps.append(AttentionMap(**{**row, "assigned": tuple(map(tuple, row["assigned"]))}, **own))
         except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise DynaconvError(
