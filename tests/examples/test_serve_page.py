@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.browsing import launched, playwright
 from tests.examples.serving import Brightness, encoded, picture, served
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make examples")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-QUIET += ["--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
 DROP = """([data, name, type]) => {
     const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
     const transfer = new DataTransfer();
@@ -40,13 +36,8 @@ WHITE = encoded(picture(160, 120).point(lambda value: 250))
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
-    with playwright.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=found, args=QUIET)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -86,10 +86,19 @@ def ratio_quartiles(seconds: Sequence[float], reference: Sequence[float]) -> tup
         >>> ratio_quartiles([2.0, 4.0, 3.0], [1.0, 1.0, 1.0])
         (2.5, 3.5)
     """
-    ratios = _ratios(seconds, reference)
-    if len(ratios) == 1:
-        return ratios[0], ratios[0]
-    first, _, third = quantiles(ratios, n=4, method="inclusive")
+    return quartiles(_ratios(seconds, reference))
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """First and third quartile; a single value is both.
+
+    Example:
+        >>> quartiles([1.0, 2.0, 3.0])
+        (1.5, 2.5)
+    """
+    if len(values) == 1:
+        return values[0], values[0]
+    first, _, third = quantiles(values, n=4, method="inclusive")
     return first, third
 
 

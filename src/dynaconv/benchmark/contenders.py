@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 import dynaconv
+from dynaconv.analysis.settling import settle
 from dynaconv.benchmark.settings import BenchSettings
 from dynaconv.models import create_model, get_preset
 from dynaconv.models.layout import use_channels_last
-
-SETTLE_IMAGES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,27 +90,3 @@ def build(
     if settle_on is not None:
         settle(model, settle_on)
     return dynaconv.prepare_inference(model.eval(), max_extra_mb=max_extra_mb) if contender.prepared else model
-
-
-def settle(model: nn.Module, image_size: int) -> None:
-    """Give every BatchNorm the statistics of a few images of noise, each with a brightness and a contrast of its own.
-
-    With those of a new network, numbers grow or vanish on their way through a deep one, as they do in no trained one;
-    and a processor is slow with numbers that are nearly nothing. Were all images alike, the norms of attention branches
-    would see pooled inputs that hardly differ, and enlarge rounding errors until nothing else is left.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    device = next(model.parameters()).device
-    draw = torch.Generator().manual_seed(1)
-    images = torch.randn(SETTLE_IMAGES, 3, image_size, image_size, generator=draw)
-    contrast = 2 * torch.rand(SETTLE_IMAGES, 3, 1, 1, generator=draw)
-    images = images * contrast + torch.randn(SETTLE_IMAGES, 3, 1, 1, generator=draw)
-    try:
-        for norm in norms:
-            norm.momentum = 1.0
-        with torch.no_grad():
-            model.train()(images.to(device))
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "classify image files with a saved network",
     "detect": "train, judge and use detectors: Faster and Mask R-CNN on any backbone",
     "attention": "see what a saved network attends to: maps, cells in use, and what it does without",
+    "report": "write one page about a saved network: cost, speed, curves, accuracy, attention",
     "export": "write a network as a file for other runtimes (ONNX, torch.export, AOTInductor), and check it in them",
     "plan": "show what a conversion would do: who shares what, and what it costs",
     "profile": "count parameters, multiply-adds and memory, module by module",
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "compare",
                 "bench",
                 "export",
+                "report",
             ):  # said by plan, or long known
                 warnings.simplefilter("ignore", PlanWarning)
             return importlib.import_module(MODULES[command]).run(rest) or 0
