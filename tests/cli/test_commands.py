@@ -386,3 +386,26 @@ def test_attention_of_two_files_as_svg(run, digit, tmp_path, capsys):
     assert not [*(tmp_path / "seen").glob("classes-*"), *(tmp_path / "seen").glob("*.png")]
     assert main(["attention", str(run / "best"), "--images", str(digit)]) == 2
     assert "expected two" in capsys.readouterr().err
+
+
+def test_report_is_one_page(run, tmp_path, capsys, monkeypatch):
+    import dynaconv.training.report.speed as speed
+
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    page = tmp_path / "pages" / "report.html"
+    assert main(["report", str(run / "best"), "--out", str(page), "--batch-size", "100", "--classes", "3"]) == 0
+    assert capsys.readouterr().out.startswith(f"{page}  ")
+    text = page.read_text()
+    assert main(["eval", str(run / "best"), "--accelerator", "cpu", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    said = f"{100 * metrics['val_top1']:.2f} % of 359 validation images of digits are right"
+    assert said in text
+    assert f"the mean cross-entropy is {metrics['val_loss']:.4f}" in text
+    for title in ("Loss", "Accuracy", "Temperature", "Learning rate", "layer4.1.conv2", "Milliseconds", "images of 3<"):
+        assert title in text
+    assert main(["report", str(run / "best"), "--limit", "8", "--no-speed"]) == 0
+    page = Path(f"{run / 'best'}-report.html")
+    assert "No times were taken." in page.read_text()
+    page.unlink()
+    assert main(["report", str(run / "best"), "--limit", "8", "--no-speed", "--out", str(tmp_path)]) == 2
+    assert "can not be written" in capsys.readouterr().err

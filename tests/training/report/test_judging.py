@@ -44,7 +44,7 @@ def test_batches_make_no_difference_and_few_images_are_kept():
     one, other = whole.result(), parts.result()
     assert one.loss == pytest.approx(other.loss)
     assert (one.top1, one.top5, one.by_class) == (other.top1, other.top5, other.by_class)
-    assert one.top5 == float((logits.argsort(1, descending=True)[:, :5] == labels.unsqueeze(1)).any(1).float().mean())
+    assert one.top5 == float((logits.argsort(1, descending=True)[:, :5] == labels.unsqueeze(1)).any(1).double().mean())
     assert one.matrix is None
     for left, right in ((one.sure_right, other.sure_right), (one.sure_wrong, other.sure_wrong)):
         assert [example.number for example in left] == [example.number for example in right]

@@ -87,11 +87,16 @@ def keep(page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
+def drawn(page) -> None:
+    """Wait until the browser has told of what has changed, and drawn it."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def over(page, row: float, column: float):
     """Move the pointer over a cell of the map."""
     canvas = page.locator("canvas")
     canvas.scroll_into_view_if_needed()
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # it has scrolled
+    drawn(page)  # scrolling takes the tip away
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] * (column + 0.5) / 6, box["y"] + box["height"] * (row + 0.5) / 4)
 
@@ -166,6 +171,7 @@ def test_colours_are_those_of_the_values(page):
     assert red > green
     assert red > blue
     page.emulate_media(color_scheme="dark")
+    drawn(page)
     assert pixel(1, 2) == [38, 43, 52]
 
 
@@ -173,6 +179,7 @@ def test_both_schemes_have_contrast(page):
     shots = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
+        drawn(page)
         found = page.evaluate(CONTRASTS)
         assert len(found) > 200
         assert not [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5]
