@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynaconv.checkpoints.description import base_path
+from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
 from dynaconv.training.config import LoaderConfig
 from dynaconv.training.report.gather import Counting, gather
@@ -44,10 +45,13 @@ def report(
 
     Raises:
         CheckpointError: if the checkpoint can not be loaded.
-        DynaconvError: if the data have other classes, there is no image, or device, limit or a class is not known.
+        DynaconvError: if the data have other classes, there is no image, device, limit or a class is not known, or
+            ``out`` is a folder.
         StorageError: if the system refuses to write; what was there before stays.
     """
     page = Path(out) if out is not None else Path(f"{base_path(checkpoint)}-report.html")
+    if page.is_dir():  # said before the work, not after
+        raise DynaconvError(f"{page} is a folder; expected a file to write, such as {page / 'report.html'}")
     figures = gather(
         checkpoint,
         data,
