@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "bench",
                 "export",
                 "report",
+                "attention",
             ):  # said by plan, or long known
                 warnings.simplefilter("ignore", PlanWarning)
             return importlib.import_module(MODULES[command]).run(rest) or 0
