@@ -18,12 +18,13 @@ from dynaconv.nn.constant import Constant
 
 @dataclass(frozen=True)
 class FrequencyRows:
-    """Where the groups of frequencies begin in every row of a half spectrum ``(rows, places)``.
+    """The groups of frequencies in every row of a half spectrum ``(rows, places)``, in little room.
 
     Along a row the magnitude of frequencies rises, so that groups follow one another and the last ones are left out.
 
     Args:
-        starts: the first place of groups 1 to n - 1, shape ``(rows, n - 1)``, of 16 bits.
+        starts: the first place of groups 1 to n - 1, shape ``(rows, n - 1)``, of 16 bits; or, where a row has fewer
+            places than there are groups, every place's group, shape ``(rows, places)``.
         widths: how many places have parameters, shape ``(rows,)``.
         packed: parameters, which are sorted by magnitude, in the order of places.
         places: of a row.
@@ -40,9 +41,9 @@ class FrequencyRows:
         group = group.unflatten(0, (rows, -1))
         places = group.shape[1]
         inner = torch.arange(1, count, dtype=group.dtype, device=group.device).repeat(rows, 1)
-        starts = torch.searchsorted(group, inner)
+        starts = group if places <= count - 1 else torch.searchsorted(group, inner)
         return cls(
-            starts=Constant(starts.to(torch.int16 if places < 2**15 else torch.int32)),
+            starts=Constant(starts.to(torch.int16 if max(places, count) < 2**15 else torch.int32)),
             widths=Constant(torch.bincount(order // places, minlength=rows)),
             packed=Constant(order.argsort()),
             places=places,
@@ -51,6 +52,8 @@ class FrequencyRows:
     def groups(self, device: torch.device) -> Tensor:
         """The group of every place, flat."""
         starts = self.starts.on(device)
+        if starts.shape[1] == self.places:
+            return starts.flatten().to(torch.int32)
         # Group 0 starts at place 0. As zeros, that keeps the table from being stored again in the wider type below.
         starts = torch.cat([torch.zeros(len(starts), 1, dtype=starts.dtype, device=device), starts], dim=1).to(
             torch.int64
