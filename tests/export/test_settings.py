@@ -51,7 +51,7 @@ def test_a_temperature_that_is_frozen_is_told():
     dynaconv.schedule_temperature(model, 0.5)
     (note,) = _temperature_notes(model)
     assert f"attention is at temperature {dynaconv.get_temperature(model):g}, as the file will stay" in note
-    assert _properties(model, None)["description"] == {
+    assert _properties(model, None, (8, 8))["description"] == {
         "name": "Sequential",
         "temperature": dynaconv.get_temperature(model),
     }
