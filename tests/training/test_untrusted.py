@@ -93,7 +93,7 @@ def test_no_reader_runs_code(tmp_path, kind):
 
 
 def test_the_source_unpickles_nothing():
-    """`torch.load` always says weights_only=True, `numpy.load` allow_pickle=False; pickle and its like are not imported; YAML is plain."""
+    """`torch.load` says weights_only=True, `numpy.load` allow_pickle=False; nothing imports pickle; YAML is plain."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
