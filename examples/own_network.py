@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 class OwnNetwork(nn.Module):
-    def __init__(self, channels: int = 32, blocks: int = 3) -> None:
+    def __init__(self, channels: int = 32, blocks: int = 2) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
         self.blocks = nn.Sequential(*(Block(channels) for _ in range(blocks)))

@@ -354,9 +354,11 @@ def test_finetune_says_what_every_step_did(run, tmp_path, capsys):
     assert "expected runs/NAME/TIME/best" in capsys.readouterr().err
 
 
-def test_attention_writes_arrays_pictures_and_tables(run, tmp_path, capsys):
-    out = tmp_path / "seen"
+def test_attention_writes_arrays_pictures_and_tables(run, digit, tmp_path, capsys):
+    out, other = tmp_path / "seen", tmp_path / "other.png"
+    Image.fromarray(255 - np.asarray(Image.open(digit))).save(other)
     flags = ["--out", str(out), "--limit", "24", "--classes", "3", "7", "--perturb", "stages", "--batch-size", "16"]
+    flags += ["--images", str(digit), str(other), "--svg"]
     assert main(["attention", str(run / "best"), *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     maps = AttentionMaps.load(out / "attention.npz")
@@ -366,46 +368,15 @@ def test_attention_writes_arrays_pictures_and_tables(run, tmp_path, capsys):
     parts = ["as it is", "all layers", "layer1", "layer2", "layer3", "layer4"]
     assert list(found["perturbed"]) == parts
     assert "| layer4 |" in (out / "perturbed.md").read_text()
+    assert "cells in use" in (out / "attention.txt").read_text()
     written = {path.name for path in out.iterdir()}
-    assert {"weights.png", "usage.png", "similarity.png", "perturbed.png", "attention.txt"} < written
+    assert {"weights.svg", "usage.svg", "similarity.svg", "perturbed.svg"} < written
     for kind in ("attention", "classes", "images"):
-        assert {f"{kind}-{group}.png" for group in maps.groups()} <= written
+        assert {f"{kind}-{group}.svg" for group in maps.groups()} <= written
+    assert "<image" in next(out.glob("images-*.svg")).read_text()
     assert {Path(file).name for file in found["files"]} == written
 
 
-def test_attention_of_two_files_as_svg(run, digit, tmp_path, capsys):
-    other = tmp_path / "other.png"
-    Image.fromarray(255 - np.asarray(Image.open(digit))).save(other)
-    flags = ["--out", str(tmp_path / "seen"), "--limit", "8", "--classes", "--svg"]
-    flags += ["--images", str(digit), str(other)]
-    assert main(["attention", str(run / "best"), *flags]) == 0
-    text = capsys.readouterr().out
-    assert "cells in use" in text
-    assert "layer1.0.conv1" in text
-    assert "<image" in next((tmp_path / "seen").glob("images-*.svg")).read_text()
-    assert not [*(tmp_path / "seen").glob("classes-*"), *(tmp_path / "seen").glob("*.png")]
+def test_attention_wants_two_images(run, digit, capsys):
     assert main(["attention", str(run / "best"), "--images", str(digit)]) == 2
     assert "expected two" in capsys.readouterr().err
-
-
-def test_report_is_one_page(run, tmp_path, capsys, monkeypatch):
-    import dynaconv.training.report.speed as speed
-
-    monkeypatch.setattr(speed, "SECONDS", 0.0)
-    page = tmp_path / "pages" / "report.html"
-    assert main(["report", str(run / "best"), "--out", str(page), "--batch-size", "100", "--classes", "3"]) == 0
-    assert capsys.readouterr().out.startswith(f"{page}  ")
-    text = page.read_text()
-    assert main(["eval", str(run / "best"), "--accelerator", "cpu", "--json"]) == 0
-    metrics = json.loads(capsys.readouterr().out)
-    said = f"{100 * metrics['val_top1']:.2f} % of 359 validation images of digits are right"
-    assert said in text
-    assert f"the mean cross-entropy is {metrics['val_loss']:.4f}" in text
-    for title in ("Loss", "Accuracy", "Temperature", "Learning rate", "layer4.1.conv2", "Milliseconds", "images of 3<"):
-        assert title in text
-    assert main(["report", str(run / "best"), "--limit", "8", "--no-speed"]) == 0
-    page = Path(f"{run / 'best'}-report.html")
-    assert "No times were taken." in page.read_text()
-    page.unlink()
-    assert main(["report", str(run / "best"), "--out", str(tmp_path)]) == 2
-    assert "is a folder; expected a file to write" in capsys.readouterr().err

@@ -22,6 +22,8 @@ from dynaconv.training.prediction import predict
 from tests.examples.serving import FOLDER, PREPROCESSING, modules, serve, write_onnx
 from tests.examples.test_serve_images import KINDS
 
+pytestmark = pytest.mark.xdist_group("serve network")
+
 httpx2 = pytest.importorskip("httpx2", reason="needs the extra 'dev'")
 Network, BadModel = serve.network.Network, serve.network.BadModel
 WITHOUT_TORCH = "import sys; sys.modules.update(torch=None, torchvision=None, timm=None, dynaconv=None)"
