@@ -18,6 +18,7 @@ from dynaconv.detection.evaluation.encoding import MASK_THRESHOLD, encode_output
 from dynaconv.errors import DynaconvError, ImageError, require
 from dynaconv.files import replacing, write_text
 from dynaconv.training.data.images import load_image
+from dynaconv.training.devices import place
 
 LIST_NAME = "detections"
 """Name of the file that lists what was found."""
@@ -109,10 +110,7 @@ def predict(
     if not 0 <= score <= 1:
         raise DynaconvError(f"score={score}; expected 0 to 1")
     detector, description = load_detector(checkpoint)
-    try:
-        detector.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise DynaconvError(f"device {device!r} can not be used here: {error}; cpu always can") from error
+    place(detector, device)
     heads: Any = detector.roi_heads
     heads.score_thresh = score  # what is left out needs no mask either
     track = require("rich.progress", "train").track

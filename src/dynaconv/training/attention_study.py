@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,13 @@ from dynaconv.nn import Warehouse
 from dynaconv.training.config import LoaderConfig
 from dynaconv.training.data.augment import eval_transform
 from dynaconv.training.data.images import load_image
-from dynaconv.training.evaluation import open_saved
+from dynaconv.training.devices import place
+from dynaconv.training.evaluation import Counting, check_limit, first_batches, open_saved
 
 MOST_CLASSES = 10
 """Whose averages are kept and drawn, unless others are asked for."""
 SCOPES = ("none", "all", "stages", "layers")
 """Of the study of perturbed attention: how finely the network is taken apart."""
-
-Counting = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -99,24 +98,15 @@ def attention_study(
     model, images, about = open_saved(checkpoint, data, loader)
     names, folder = list(images.classes), Path(out)
     chosen = class_names(names, classes, MOST_CLASSES)
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise DynaconvError(f"device {device!r} can not be used here: {error}; cpu always can") from error
+    place(model, device)
     counted = counting or (lambda text, total: nullcontext(lambda: None))
     loaded = images.val_dataloader()
     size = images.loader.batch_size
     total = -(-min(limit or images.summary()["val"], images.summary()["val"]) // size)
 
     def batches(text: str) -> Iterator[tuple[Tensor, Tensor]]:
-        left = limit if limit is not None else float("inf")
         with counted(text, total) as done:
-            for x, y in loaded:
-                if left <= 0:
-                    break
-                yield x[: int(min(left, len(x)))], y[: int(min(left, len(y)))]
-                left -= len(x)
-                done()
+            yield from first_batches(loaded, limit, done)
 
     noted = {"checkpoint": str(checkpoint), "data": images.data, "model": about["model"]}
     maps = collect_attention(
@@ -195,8 +185,7 @@ def _check(perturb: str, kinds: Sequence[str], pictures: Sequence[Any], limit: i
         raise DynaconvError(
             f"{len(pictures)} images to compare; expected two, or none for two of the validation images"
         )
-    if limit is not None and limit < 1:
-        raise DynaconvError(f"limit={limit}; expected at least one image")
+    check_limit(limit)
 
 
 @torch.no_grad()

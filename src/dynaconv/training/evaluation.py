@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError
@@ -18,6 +21,9 @@ from dynaconv.training.engine.module import ClassificationModule
 from dynaconv.training.engine.trainer import make_judge
 
 _logger = logging.getLogger(__name__)
+
+Counting = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
+"""A progress bar: is given a text and a number of steps, if that is known, and gives what to call after each."""
 
 
 def evaluate(
@@ -115,6 +121,42 @@ def validate(
         _logger.warning("%s", text)
     counts = {"val_images": images.summary()["val"] - unreadable, "val_unreadable": unreadable}
     return {name: float(value) for name, value in metrics.items()} | counts
+
+
+def first_batches(
+    batches: Iterable[tuple[Tensor, Tensor]], limit: int | None, done: Callable[[], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images and labels up to so many images.
+
+    Args:
+        batches: of a loader.
+        limit: images at most; all if None.
+        done: called after each batch, for a progress bar.
+
+    Example:
+        >>> import torch
+        >>> pairs = [(torch.zeros(4, 1), torch.arange(4))] * 3
+        >>> [len(labels) for _, labels in first_batches(pairs, 6, lambda: None)]
+        [4, 2]
+    """
+    left = math.inf if limit is None else limit
+    for images, labels in batches:
+        if left <= 0:
+            return
+        taken = int(min(left, len(labels)))
+        yield images[:taken], labels[:taken]
+        left -= taken
+        done()
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a number of images that leaves none.
+
+    Raises:
+        DynaconvError: if it is below one.
+    """
+    if limit is not None and limit < 1:
+        raise DynaconvError(f"limit={limit}; expected at least one image")
 
 
 def _shorten(names: Any) -> str:

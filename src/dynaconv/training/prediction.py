@@ -14,6 +14,7 @@ from dynaconv.checkpoints.native import load_checkpoint
 from dynaconv.errors import DynaconvError, ImageError
 from dynaconv.training.data.augment import eval_transform
 from dynaconv.training.data.images import load_image
+from dynaconv.training.devices import place
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,7 @@ def predict(
     transform = eval_transform(
         recipe["image_size"], recipe["mean"], recipe["std"], recipe["crop_pct"], recipe["interpolation"]
     )
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise DynaconvError(f"device {device!r} can not be used here: {error}; cpu always can") from error
+    place(model, device)
     predictions: list[Prediction] = []
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]

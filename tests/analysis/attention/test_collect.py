@@ -79,9 +79,12 @@ def test_cells_have_their_warehouse_and_assignment(network, maps):
 
 def test_the_network_stays_as_it_was(network, data):
     network.train()
+    network.last.eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     collect_attention(network, [data[0]])
     assert network.training
+    assert not network.last.training
+    assert network.conv1.training
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     network.eval()
 

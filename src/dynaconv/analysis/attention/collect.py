@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn import attending_layers, get_temperature, watching
 from dynaconv.nn.base import Attentions, DynamicLayer
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
+from dynaconv.nn.observing import Watcher
 
 LARGEST_BYTES = 2**31
 """Of averages by class."""
@@ -54,20 +56,13 @@ def collect_attention(
             "ODConv, DY-Conv or CondConv"
         )
     sums = _Sums(list(classes or ()))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    watchers = {layer: sums.watcher(name) for name, layer in layers.items()}
-    mode = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), watching(watchers):
-            for batch in batches:
-                images, labels = batch if isinstance(batch, (tuple, list)) else (batch, None)
-                if classes and labels is None:
-                    raise DynaconvError("averages by class need batches of (images, class numbers); got images alone")
-                sums.labels = None if labels is None else labels.to(device)
-                model(images.to(device))
-    finally:
-        model.train(mode)
+    with _watched(model, {layer: sums.watcher(name) for name, layer in layers.items()}) as device:
+        for batch in batches:
+            images, labels = batch if isinstance(batch, (tuple, list)) else (batch, None)
+            if classes and labels is None:
+                raise DynaconvError("averages by class need batches of (images, class numbers); got images alone")
+            sums.labels = None if labels is None else labels.to(device)
+            model(images.to(device))
     if not sums.kept:
         raise DynaconvError("there was no image; expected at least one batch")
     maps = tuple(sums.result(name, kind, layers[name]) for name in layers for owner, kind in sums.kept if owner == name)
@@ -202,12 +197,19 @@ def attention_to(model: nn.Module, images: Tensor) -> dict[tuple[str, str], Tens
 
         return watch
 
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    mode = model.training
+    with _watched(model, {layer: watcher(name) for name, layer in attending_layers(model).items()}) as device:
+        model(images.to(device))
+    return found
+
+
+@contextmanager
+def _watched(model: nn.Module, watchers: Mapping[DynamicLayer, Watcher]) -> Iterator[torch.device]:
+    """A network in evaluation without gradients, its attention watched; gives its device, and leaves all modes."""
+    modes = {module: module.training for module in model.modules()}  # some may stand still in a network that trains
     model.eval()
     try:
-        with torch.no_grad(), watching({layer: watcher(name) for name, layer in attending_layers(model).items()}):
-            model(images.to(device))
+        with torch.no_grad(), watching(watchers):
+            yield next((p.device for p in model.parameters()), torch.device("cpu"))
     finally:
-        model.train(mode)
-    return found
+        for module, training in modes.items():
+            module.training = training

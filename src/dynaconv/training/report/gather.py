@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +19,12 @@ from dynaconv.analysis.attention.maps import class_names
 from dynaconv.analysis.environment import command_line, describe, environment, utc_now
 from dynaconv.analysis.settling import settle
 from dynaconv.checkpoints.description import base_path
-from dynaconv.errors import DynaconvError
 from dynaconv.nn import attending_layers
 from dynaconv.training.attention_study import MOST_CLASSES
 from dynaconv.training.comparison.runs import FINISHED_FILE
 from dynaconv.training.config import LoaderConfig
-from dynaconv.training.evaluation import open_saved
+from dynaconv.training.devices import place
+from dynaconv.training.evaluation import Counting, check_limit, first_batches, open_saved
 from dynaconv.training.report.curves import Curves, read_curves
 from dynaconv.training.report.judging import Judge, Judged
 from dynaconv.training.report.network import NetworkFigures, Origin, describe_network
@@ -33,8 +33,6 @@ from dynaconv.training.report.speed import OURS, STATIC, Timing, measure_speed
 
 BATCHES = (1, 8)
 """Images of the passes that are timed."""
-
-Counting = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,8 +107,7 @@ def gather(
         CheckpointError: if the checkpoint can not be loaded.
         DynaconvError: if the data have other classes, there is no image, or device, limit or a class is not known.
     """
-    if limit is not None and limit < 1:
-        raise DynaconvError(f"limit={limit}; expected at least one image")
+    check_limit(limit)
     counted = counting or (lambda text, total: nullcontext(lambda: None))
     model, images, about = open_saved(checkpoint, data, loader)
     names, notes = tuple(map(str, images.classes)), []
@@ -122,12 +119,12 @@ def gather(
         )
         chosen = chosen[:room]
     network = describe_network(model, about, checkpoint)
-    _place(model, device)
+    place(model, device)
     total = images.summary()["val"]
     steps = -(-min(limit or total, total) // images.loader.batch_size)
     judge = Judge(names)
     with counted("images", steps) as done:
-        batches = _first(images.val_dataloader(), limit, done)
+        batches = first_batches(images.val_dataloader(), limit, done)
         maps = _judge(model, batches, judge, {number: names[number] for number in chosen}, device)
     judged = judge.result()
     attention = None if maps is None else attention_figures(maps, [one.name for one in judged.by_class])
@@ -163,25 +160,6 @@ def gather(
         date=utc_now(),
         notes=tuple(notes),
     )
-
-
-def _place(model: nn.Module, device: str) -> None:
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise DynaconvError(f"device {device!r} can not be used here: {error}; cpu always can") from error
-
-
-def _first(batches: Any, limit: int | None, done: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches up to so many images."""
-    left = float("inf") if limit is None else limit
-    for images, labels in batches:
-        if left <= 0:
-            return
-        taken = int(min(left, len(labels)))
-        yield images[:taken], labels[:taken]
-        left -= taken
-        done()
 
 
 def _judge(

@@ -9,7 +9,8 @@ from dynaconv.checkpoints.description import base_path
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
 from dynaconv.training.config import LoaderConfig
-from dynaconv.training.report.gather import Counting, gather
+from dynaconv.training.evaluation import Counting
+from dynaconv.training.report.gather import gather
 from dynaconv.training.report.page import render
 
 
