@@ -40,8 +40,8 @@ serve/digits.onnx: | $(STAMP)
 serve: serve/digits.onnx
 	$(BIN)/python examples/serve/app.py $<
 
-# One thread a process: the networks are tiny, and more would only wait for each other. Tests of a group share what they
-# start from, so one worker takes them all.
+# One thread a process: the networks are tiny, and more would only wait for each other. tests/conftest.py tells which tests
+# share a worker.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --quiet
 

@@ -20,8 +20,6 @@ from dynaconv.training import LoaderConfig
 from dynaconv.training.data.sources import open_source
 from tests.training.tiny import METHOD, tiny_recipe
 
-pytestmark = pytest.mark.xdist_group("commands")
-
 TRAIN = [
     "train", "--model", "resnet18", "--method.partition", "channel", "--method.budget", "1",
     "--backbone.channels", "[16,16,32,32]", "--data", "digits", "--image-size", "16", "--batch-size", "16",

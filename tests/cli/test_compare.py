@@ -13,8 +13,6 @@ from dynaconv.cli.main import main
 from dynaconv.cli.options import duration
 from tests.training.tiny import BACKBONE, static_recipe
 
-pytestmark = pytest.mark.xdist_group("command compare")
-
 TINY = [
     "compare", "--model", "resnet18", *(f"--backbone.{name}={values}" for name, values in BACKBONE.items()),
     "--data", "digits", "--image-size", "16",

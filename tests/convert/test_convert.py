@@ -16,8 +16,6 @@ from dynaconv.errors import LostWarehouseError, NothingSelectedError, PlanError,
 from dynaconv.nn import Warehouses
 from dynaconv.nn.kernel_warehouse import WarehouseLayer
 
-pytestmark = pytest.mark.xdist_group("convert")
-
 TIMM = [
     "resnet18",
     "resnet50",

@@ -33,8 +33,6 @@ from tests.detection.shapes import TINY, TINY_BACKBONE, make_shapes, shapes_load
 from tests.training import test_resume
 from tests.training.likeness import differences, run_differences
 
-pytestmark = pytest.mark.xdist_group("detection")
-
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):

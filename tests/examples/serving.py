@@ -63,7 +63,10 @@ class Brightness:
 def served(network: Any, **limits: Any) -> Iterator[SimpleNamespace]:
     """The service in a thread, by uvicorn; where it is (`url`), and its server."""
     app = serve.app.create_app(network, serve.service.Settings(**limits))
-    config = uvicorn.Config(app, port=0, log_level="critical", access_log=False, timeout_graceful_shutdown=20)
+    # Logs stay as they are: to configure them anew closes the stream that absl writes to, which may be pytest's.
+    config = uvicorn.Config(
+        app, port=0, log_level="critical", log_config=None, access_log=False, timeout_graceful_shutdown=20
+    )
     before = set(threading.enumerate())
     with serve.app.listen(config) as listener:
         port = listener.getsockname()[1]

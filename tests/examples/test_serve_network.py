@@ -22,8 +22,6 @@ from dynaconv.training.prediction import predict
 from tests.examples.serving import FOLDER, PREPROCESSING, modules, serve, write_onnx
 from tests.examples.test_serve_images import KINDS
 
-pytestmark = pytest.mark.xdist_group("serve network")
-
 httpx2 = pytest.importorskip("httpx2", reason="needs the extra 'dev'")
 Network, BadModel = serve.network.Network, serve.network.BadModel
 WITHOUT_TORCH = "import sys; sys.modules.update(torch=None, torchvision=None, timm=None, dynaconv=None)"
@@ -147,8 +145,12 @@ def test_bad_files(tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What `main` would start, without starting it."""
+    """What `main` would start, without starting it, nor configuring the logs of this process.
+
+    That closes every handler there is, and absl's closes its stream: where it was made, the one pytest collects with.
+    """
     seen = {}
+    monkeypatch.setattr(serve.app.uvicorn.Config, "configure_logging", lambda self: None)
     monkeypatch.setattr(serve.app.uvicorn.Server, "run", lambda self, sockets: seen.update(config=self.config))
     monkeypatch.setattr(serve.app.warnings, "filterwarnings", lambda *args, **options: None)
     return seen

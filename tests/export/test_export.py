@@ -10,8 +10,6 @@ import dynaconv
 from dynaconv.export.onnx_file import read_properties
 from tests.export.networks import two_blocks
 
-pytestmark = pytest.mark.xdist_group("export")
-
 SAID = {"model": {"name": "two_blocks"}, "classes": ["a", "b"], "image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
 
 

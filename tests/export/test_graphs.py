@@ -19,8 +19,6 @@ from dynaconv.export.runtimes import open_session
 from dynaconv.export.settings import ExportSettings
 from tests.nn.cases import CASES, animate
 
-pytestmark = pytest.mark.xdist_group("export graphs")
-
 
 class Many(nn.Module):
     """Layers side by side."""

@@ -15,8 +15,6 @@ from dynaconv.export.runtimes import open_session
 from dynaconv.export.settings import ExportSettings
 from tests.nn.cases import CASES, animate
 
-pytestmark = pytest.mark.xdist_group("export layers")
-
 SEQUENCES, IMAGES, VOLUMES = ("KWConv1d",), ("DCDConv2d", "CondConv2d"), ("KWConv3d", "DYConv3d")
 SHAPES = ((16, 7), (16, 7, 6), (16, 5, 4, 3))
 

@@ -21,8 +21,6 @@ from dynaconv.export.onnx_file import write_onnx
 from dynaconv.files import clean_temporaries
 from tests.export.networks import two_blocks
 
-pytestmark = pytest.mark.xdist_group("export locate")
-
 HOME = sys.modules[export.__module__]
 
 

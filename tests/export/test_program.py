@@ -15,8 +15,6 @@ from dynaconv.export.program import check_groups, trace
 from dynaconv.export.settings import ExportSettings
 from tests.nn.cases import animate
 
-pytestmark = pytest.mark.xdist_group("export program")
-
 ANY = ExportSettings(dynamic_batch=True, dynamic_size=True)
 
 

@@ -17,8 +17,6 @@ from dynaconv.export.settings import ExportSettings
 from dynaconv.export.sizes import FileSize, onnx_constants, program_bytes, state_bytes
 from tests.nn.cases import animate
 
-pytestmark = pytest.mark.xdist_group("export sizes")
-
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):

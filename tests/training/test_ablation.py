@@ -24,8 +24,6 @@ from dynaconv.training.ablation.tables import TABLES, find_tables
 from dynaconv.training.ablation.variants import NARROW, Backbone, contenders_of, label_of
 from tests.training.tiny import BACKBONE, static_recipe
 
-pytestmark = pytest.mark.xdist_group("ablation")
-
 RECIPE = static_recipe(schedule=ScheduleConfig(epochs=1, warmup_epochs=0))
 PARTITION, DIMS = TABLES["partition"], TABLES["kernel-dims"]
 EVERY = [(table, variant) for table in TABLES.values() for variant in table.variants]

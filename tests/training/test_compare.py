@@ -42,8 +42,6 @@ from dynaconv.training.comparison.work import seconds_left
 from dynaconv.training.runs.classification import build_model
 from tests.training.tiny import BACKBONE, static_recipe, tiny_recipe
 
-pytestmark = pytest.mark.xdist_group("compare")
-
 SEEDS = (0, 1)
 RECIPE = static_recipe(schedule=ScheduleConfig(epochs=1, warmup_epochs=0))
 STATIC = Contender(label="static", model="resnet18", backbone=BACKBONE)

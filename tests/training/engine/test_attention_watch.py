@@ -14,8 +14,6 @@ from dynaconv.training.config import FULLY_SHARDED
 from dynaconv.training.engine.attention_watch import AttentionWatch, animate
 from tests.training.tiny import tiny_recipe
 
-pytestmark = pytest.mark.xdist_group("attention watch")
-
 EPOCHS = 3
 
 

@@ -14,8 +14,6 @@ from dynaconv.training.report.page import render
 from tests.browsing import launched
 from tests.training.report.made import CLASSES, figures
 
-pytestmark = pytest.mark.xdist_group("report page")
-
 CONTRASTS = """() => {
     document.querySelectorAll("details").forEach((element) => { element.open = true; });
     const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });

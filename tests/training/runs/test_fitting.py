@@ -26,8 +26,6 @@ from dynaconv.training.schedule import learning_rate_factor
 from tests.training.data.test_sources import make_folder
 from tests.training.tiny import BATCH, IMAGES, METHOD, static_recipe, tiny_recipe
 
-pytestmark = pytest.mark.xdist_group("fitting")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
