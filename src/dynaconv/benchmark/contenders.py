@@ -68,9 +68,14 @@ def contenders_of(settings: BenchSettings, training: bool) -> list[Contender]:
 
 
 def build(
-    contender: Contender, network: str, device: str, max_extra_mb: float, settle_on: int | None = None
+    contender: Contender,
+    network: str,
+    device: str,
+    max_extra_mb: float,
+    settle_on: int | None = None,
+    progress: float = 1.0,
 ) -> nn.Module:
-    """A contender's network, at the end of its temperature's schedule, with weights that are always the same.
+    """A contender's network, with weights that are always the same.
 
     Args:
         contender: who.
@@ -78,12 +83,14 @@ def build(
         device: where.
         max_extra_mb: memory that preparing for inference may add.
         settle_on: side of the images that :func:`settle` takes; None leaves statistics as they are.
+        progress: how far the temperature's schedule has come; at its end, with 1, attention alone mixes kernels, and
+            that of fresh weights magnifies rounding.
     """
     preset = get_preset(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = create_model(network) if contender.dynamic else create_model(preset.backbone, **preset.backbone_kwargs)
-    dynaconv.schedule_temperature(model, 1.0)
+    dynaconv.schedule_temperature(model, progress)
     model.to(device)
     if contender.channels_last:
         use_channels_last(model)

@@ -26,6 +26,8 @@ FILES: dict[Runtime, tuple[Format, Target]] = {
     "aoti": ("aoti", "inductor"),
 }
 """What a runtime reads, and for whom it is made."""
+PROGRESS = 0.5
+"""Of the temperature's schedule. It changes no operation; at the end, outputs of fresh networks can not be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Way:
 
 
 def build_sides(network: str, settings: RuntimeSettings) -> dict[str, nn.Module]:
-    """The static backbone and the preset, in evaluation, as the benchmark of PyTorch builds them.
+    """The static backbone and the preset, in evaluation, their weights those of the benchmark of PyTorch.
 
     Args:
         network: a preset.
@@ -56,7 +58,7 @@ def build_sides(network: str, settings: RuntimeSettings) -> dict[str, nn.Module]
     """
     contenders = {STATIC: CONTENDERS[REFERENCE], OURS: CONTENDERS["ours"]}
     return {
-        side: build(contender, network, "cpu", 0, settle_on=settings.image_size).eval()
+        side: build(contender, network, "cpu", 0, settle_on=settings.image_size, progress=PROGRESS).eval()
         for side, contender in contenders.items()
     }
 
