@@ -175,6 +175,17 @@ def test_the_presets_themselves_are_built():
     assert not any(side.training for side in sides.values())
 
 
+def test_pytorch_runs_with_weights_in_their_own_layout(tmp_path):
+    """Kernels lie channels_last; laid out as in a file, they slow PyTorch's convolutions down severalfold."""
+    layer, seen = dynaconv.DYConv2d(4, 8, 3), []
+    network = nn.Sequential(layer).eval()
+    layer.register_forward_pre_hook(lambda layer, _: seen.append(layer.kernel.stride()))
+    way = make_way("eager", OURS, {OURS: network}, torch.randn(2, 4, 5, 5), SMALL, tmp_path)
+    way.run(torch.randn(2, 4, 5, 5))
+    assert set(seen) == {layer.kernel.stride()}
+    assert not layer.kernel.is_contiguous()
+
+
 def test_pytorch_always_runs_and_runs_first():
     assert RuntimeSettings(runtimes=("openvino", "aoti")).runtimes == ("eager", "openvino", "aoti")
 

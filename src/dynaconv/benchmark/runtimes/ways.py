@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from dynaconv.benchmark.contenders import CONTENDERS, REFERENCE, build
 from dynaconv.benchmark.runtimes.settings import Runtime, RuntimeSettings
 from dynaconv.export import export
-from dynaconv.export.network import deployable
 from dynaconv.export.runtimes import open_session
 from dynaconv.export.settings import SUFFIXES, Format, Target
+from dynaconv.nn import prepare_inference
 
 STATIC, OURS, DYNAMIC = "static", "ours", "ours_dynamic_batch"
 SIDES = {STATIC: "static", OURS: "ours", DYNAMIC: "ours, any batch"}
@@ -83,7 +84,8 @@ def make_way(
 
 
 def _in_pytorch(runtime: Runtime, model: nn.Module, images: Tensor, settings: RuntimeSettings) -> Way:
-    prepared = deployable(model, settings.max_extra_mb)
+    # With weights as they lie: those that are made for a file lie as in files, which slows PyTorch's convolutions.
+    prepared = prepare_inference(copy.deepcopy(model), max_extra_mb=settings.max_extra_mb)
     if runtime == "compile":
         torch._dynamo.reset()
         prepared = torch.compile(prepared, dynamic=False)
