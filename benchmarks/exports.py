@@ -152,6 +152,7 @@ def in_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def run_all(options: argparse.Namespace) -> int:
     """Export everything that the JSON lacks, and write it after each."""
+    torch.set_num_threads(1)  # as in every process below; the environment in the JSON names it
     names = [name for pattern in options.networks or ["*"] for name in dynaconv.list_models(pattern)]
     result = json.loads(options.out.read_text()) if options.out.is_file() else {}
     kind, kinds = KINDS[options.detection], set(KINDS.values())

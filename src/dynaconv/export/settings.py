@@ -40,7 +40,7 @@ class ExportSettings:
         max_extra_mb: memory (1e6 bytes) that branches folded into cells may take in the file, see
             :func:`dynaconv.prepare_inference`; weights that are more than the checkpoint's for another reason may, too.
         check: whether the file is run in its runtimes and compared.
-        tolerance: largest error that passes, relative to the largest output; by type if None.
+        tolerance: largest error that passes, relative to how far outputs spread over the samples; by type if None.
 
     Raises:
         DynaconvError: on any value outside its domain.
