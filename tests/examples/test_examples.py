@@ -105,6 +105,16 @@ def test_a_function_that_changed_ends_the_example(inside):
     assert end.value.code
 
 
+def test_in_a_notebook_flags_have_their_defaults(inside):
+    """Whose own flags, which every cell would find, are its kernel's."""
+    common = importlib.import_module("common")
+    inside.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
+    with pytest.raises(SystemExit):
+        common.parse("Words.", steps=3)
+    inside.setitem(sys.modules, "ipykernel", None)
+    assert common.parse("Words.", steps=3).steps == 3
+
+
 def test_ultralytics_is_no_dependency():
     """Its licence is AGPL-3.0: it stands in the examples' requirements and nowhere else."""
     assert "ultralytics" not in (ROOT / "pyproject.toml").read_text()
