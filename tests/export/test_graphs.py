@@ -93,3 +93,16 @@ def test_at_batch_one_kernels_are_weights_of_a_convolution():
         assert targets.count(torch.ops.aten.conv2d.default) == convolutions
         with torch.no_grad():
             torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_at_a_known_batch_kernels_of_odconv_are_mixed_by_products():
+    """As an einsum the mixing takes a runtime several times as long as the convolution."""
+    layer = animate(dyn.ODConv2d(6, 10, (3, 2), num_kernels=3, groups=2)).eval()
+    x = torch.randn(2, 6, 7, 7)
+    program = trace(deployable(layer), (x,), ExportSettings(target="onnxruntime"))
+    targets = [node.target for node in program.graph.nodes]
+    assert torch.ops.aten.bmm.default in targets
+    assert torch.ops.aten.conv2d.default in targets
+    assert torch.ops.aten.einsum.default not in targets
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-5)

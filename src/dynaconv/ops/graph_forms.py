@@ -35,23 +35,36 @@ def kernel_rows(attention: Tensor, cells: Tensor, mixture: Mixture) -> tuple[Ten
         mixed = mixed.reshape(batch, spatial, out_blocks, in_blocks, outer, -1)  # ends with positions if spatial is 1
         mixed = copied(mixed.permute(0, 2, 4, 1, 3, 5))
         return mixed.reshape(batch, out_blocks * outer, in_blocks * inner * positions), spatial > 1
-    outer, inner = outer // out_blocks, inner // in_blocks
+    mixed = copied(_mix_own_cells(attention, cells, mixture).permute(3, 1, 4, 0, 2, 5))
+    return mixed.reshape(batch, outer, inner * positions), True
+
+
+def _mix_own_cells(attention: Tensor, cells: Tensor, mixture: Mixture) -> Tensor:
+    """Mix cells as large as the kernel, ``(positions, P, Q, B, O / P, C / Q)``: a product for every position and block.
+
+    What :func:`dynaconv.ops.mixing.mix_own_cells` has as an einsum, which runtimes compute number by number.
+    """
+    spatial, out_blocks, in_blocks = mixture.grid
+    batch, count, positions = attention.shape[0], cells.shape[0], mixture.geometry.positions
+    outer, inner = cells.shape[1] // out_blocks, cells.shape[2] // in_blocks
     parts = cells.reshape(count, out_blocks, outer, in_blocks, inner, positions)
     parts = parts.permute(5, 1, 3, 0, 2, 4).reshape(-1, count, outer * inner)
+    blocks = attention.reshape(batch, spatial, out_blocks, in_blocks, count)
     weights = copied(blocks.permute(1, 2, 3, 0, 4).expand(positions, -1, -1, -1, -1))
     mixed = torch.bmm(weights.reshape(-1, batch, count), parts)
-    mixed = mixed.reshape(positions, out_blocks, in_blocks, batch, outer, inner)
-    mixed = copied(mixed.permute(3, 1, 4, 0, 2, 5))
-    return mixed.reshape(batch, out_blocks * outer, in_blocks * inner * positions), True
+    return mixed.reshape(positions, out_blocks, in_blocks, batch, outer, inner)
 
 
 def _whole_kernels(attention: Tensor, cells: Tensor, mixture: Mixture) -> Tensor:
     """Every sample's kernel as a convolution wants it, ``(B, O, C / groups, *k)``."""
     spatial, out_blocks, in_blocks = mixture.grid
-    if mixture.own_cells or spatial == 1:
-        return mixture.kernels(attention, cells)
     batch, count = attention.shape[0], cells.shape[0]
     outer, inner = cells.shape[1:3]
+    if mixture.own_cells:
+        mixed = copied(_mix_own_cells(attention, cells, mixture).permute(3, 1, 4, 2, 5, 0))
+        return mixed.reshape(batch, outer, inner, *mixture.geometry.kernel_size)
+    if spatial == 1:
+        return mixture.kernels(attention, cells)
     # Cells on the left, transposed beforehand: positions come last, and nothing is moved afterwards.
     weights = attention.reshape(batch, spatial, out_blocks * in_blocks, count).permute(0, 2, 3, 1)
     mixed = torch.matmul(cells.reshape(count, outer * inner).t(), weights)
