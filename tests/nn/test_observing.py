@@ -94,3 +94,13 @@ def test_layers_without_mixing_are_refused_and_not_found():
         pass
     model = torch.nn.Sequential(layer, MAKE["dyconv"]())
     assert list(attending_layers(model)) == ["1"]
+
+
+@torch.no_grad()
+def test_kernels_are_those_of_what_is_put_in_its_place(layer):
+    x = input_of(layer)
+    own = layer.kernels(x)
+    with watching({layer: lambda attentions: {kind: a.flip(0) for kind, a in attentions.items()}}):
+        turned = layer.kernels(x)
+    assert (turned - own).abs().max() > 1e-4
+    torch.testing.assert_close(turned, own.flip(0))

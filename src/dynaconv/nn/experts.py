@@ -134,6 +134,10 @@ class ExpertLinear(Experts, MethodLinear):
         """Weights of the experts for every sample, shape ``(B, C)`` -> ``(B, K)``."""
         raise NotImplementedError
 
+    def attend(self, x: Tensor) -> Tensor:
+        """Weights of the experts for an input ``(B, T, C)``, shape ``(B, K)``."""
+        return self.show(kernel=self.weigh(x.mean(dim=1)))["kernel"].to(self.kernel.dtype)
+
     def make_experts(self, device: Any, dtype: torch.dtype | None) -> None:
         """Create matrices and biases."""
         shape = (self.num_experts, self.out_features, self.in_features)
@@ -154,13 +158,13 @@ class ExpertLinear(Experts, MethodLinear):
 
         Shape ``(B, T, C)`` -> ``(B, T, O)``.
         """
-        weights = self.show(kernel=self.weigh(x.mean(dim=1)))["kernel"].to(self.kernel.dtype)
+        weights = self.attend(x)
         scale, bias = mix_biases(weights, self.bias, norm)
         return mixture_linear(x, weights.unsqueeze(1), self.kernel, (1, 1, 1), out_scale=scale, bias=bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """The matrix of every sample, shape ``(B, ..., C)`` -> ``(B, O, C)``."""
-        return mix_cells(self.weigh(self.by_position(x).mean(dim=1)).to(self.kernel.dtype), self.kernel)
+        return mix_cells(self.attend(self.by_position(x)), self.kernel)
 
     def branch_madds(self, size: Sequence[int]) -> int:
         """Multiply-adds of the layer's own branch, pooling included."""
