@@ -102,3 +102,21 @@ def test_preprocessing_is_plain():
 def test_before_setup():
     with pytest.raises(DynaconvError, match=r"call setup\(\)"):
         ImageDataModule("digits").train_dataloader()
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_validation_in_an_order_of_its_own(tmp_path, files):
+    make_folder(tmp_path, {"train": {"cat": 1, "dog": 1}, "val": {"cat": 3, "dog": 4}})
+    module = opened(str(tmp_path) if files else "digits", image_size=16, batch_size=3 if files else 64)
+    loader, again = module.shuffled_val_dataloader(), module.shuffled_val_dataloader()
+    ordered = list(module.val_dataloader())
+    labels = torch.cat([labels for _, labels in ordered])
+    first, second, third = (torch.cat([labels for _, labels in batches]) for batches in (loader, loader, again))
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert torch.equal(first.sort().values, labels.sort().values)
+    images, shuffled = (torch.cat([images for images, _ in batches]) for batches in (ordered, loader))
+    order = [int((images - one).flatten(1).abs().amax(1).argmin()) for one in shuffled]
+    assert sorted(order) == list(range(len(labels)))
+    assert order != sorted(order)
+    assert torch.equal(images[order], shuffled)

@@ -91,7 +91,7 @@ class ImageDataModule(LightningDataModule):
     @property
     def iterations_per_epoch(self) -> int:
         """Training batches of an epoch, of this process."""
-        return len(self._batches(self._opened().train, training=True))
+        return len(self._batches(self._opened().train, training=True, shuffle=True))
 
     def summary(self) -> dict[str, Any]:
         """What the data are, to be compared with another time: classes, and numbers of images."""
@@ -105,8 +105,8 @@ class ImageDataModule(LightningDataModule):
             raise DynaconvError("scenes are made a batch at a time and vary by themselves; drop rand_augment")
         if not isinstance(images, MemoryImages) or self.augment.rand_augment is not None:
             transform = train_transform(self.augment, self.image_size, self.mean, self.std)
-            return self._from_files(images, transform, training=True)
-        batches = self._batches(images, training=True)
+            return self._from_files(images, transform, training=True, shuffle=True)
+        batches = self._batches(images, training=True, shuffle=True)
         options: Any = {"batches": batches, "mean": self.mean, "std": self.std, "augment": self.augment}
         if isinstance(images, SceneImages):
             return ResumableLoader(SceneLoader(images, self.image_size, self.in_chans, **options), batches)
@@ -115,23 +115,33 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Every validation image once, in order, over all devices together."""
+        return self._validation(shuffle=False)
+
+    def shuffled_val_dataloader(self) -> Any:
+        """Every validation image once, in an order that the seed alone decides, as data lie sorted by class.
+
+        Shards are mixed as in training: their order, and images within the loader's buffer.
+        """
+        return self._validation(shuffle=True)
+
+    def _validation(self, *, shuffle: bool) -> Any:
         images = self._opened().val
         if isinstance(images, MemoryImages):
             pixels = images.pixels(self.image_size, self.in_chans)
-            batches = self._batches(images, training=False)
+            batches = self._batches(images, training=False, shuffle=shuffle)
             return MemoryLoader(pixels, images.labels, batches, self.mean, self.std)
         transform = eval_transform(self.image_size, self.mean, self.std, self.crop_pct, self.interpolation)
-        return self._from_files(images, transform, training=False)
+        return self._from_files(images, transform, training=False, shuffle=shuffle)
 
     def _opened(self) -> ImageSource:
         if self.source is None:
             raise DynaconvError("the data module is not set up; call setup() first, or give it to a Trainer")
         return self.source
 
-    def _batches(self, images: Any, *, training: bool) -> EpochBatches:
+    def _batches(self, images: Any, *, training: bool, shuffle: bool) -> EpochBatches:
         trainer = self.trainer
         options: dict[str, Any] = {
-            "shuffle": training,
+            "shuffle": shuffle,
             "drop_last": training and self.loader.drop_last,
             "seed": self.seed,
             "rank": trainer.global_rank if trainer is not None else 0,
@@ -142,8 +152,8 @@ class ImageDataModule(LightningDataModule):
             return StreamBatches(len(images), self.loader.batch_size, lanes=lanes, **options)
         return EpochBatches(len(images), self.loader.batch_size, **options)
 
-    def _from_files(self, images: Any, transform: Any, *, training: bool) -> ResumableLoader:
-        batches, classes = self._batches(images, training=training), len(self.classes)
+    def _from_files(self, images: Any, transform: Any, *, training: bool, shuffle: bool) -> ResumableLoader:
+        batches, classes = self._batches(images, training=training, shuffle=shuffle), len(self.classes)
         dataset: Any
         if isinstance(batches, StreamBatches):
             buffer = self.loader.shuffle_buffer
