@@ -176,3 +176,15 @@ def test_the_pages_parts_are_shipped():
     assert {path.suffix for path in folder.iterdir()} == {".html", ".css", ".js"}
     for name in page_of.SCRIPTS:
         assert "</script" not in (folder / name).read_text()
+
+
+def test_a_network_that_weighs_no_kernels_has_a_table_and_no_maps():
+    made = figures()
+    rows = tuple({**row, "kind": "channel", "group": row["layer"]} for row in made.attention.layers)
+    attention = replace(made.attention, sheets=(), layers=rows)
+    found = Parsed(render(replace(made, attention=attention)))
+    assert "No layer weighs kernels against each other, so there are no maps" in found.text
+    assert "a column one of its kernels" not in found.text
+    assert not found.of("canvas")
+    left_out = Parsed(render(replace(made, attention=replace(attention, left_out=("stage",)))))
+    assert "All maps would take too much room" in left_out.text
