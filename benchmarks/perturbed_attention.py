@@ -3,8 +3,9 @@
     python benchmarks/perturbed_attention.py compare/mnist5k-resnet18 --out docs/results/perturbed-mnist5k
 
 The folder is one of `dynaconv compare`, with METHOD/seedN/best in it. Each network is judged on its validation images
-as it is, and with its attention replaced by its average, all on the largest weight, and shuffled, in all layers at once
-and stage by stage. Writes OUT.json and OUT.md.
+in an order of the images that is drawn once, as it is, and with its attention replaced by its average, all on the
+largest weight, and shuffled within images and across them, in all layers at once and stage by stage. Writes OUT.json
+and OUT.md.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ from dynaconv.analysis.attention import PERTURBATIONS, collect_attention
 from dynaconv.analysis.environment import command_line, describe, environment, utc_now
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
-from dynaconv.training.attention_study import perturbation_study, scopes
 from dynaconv.training.evaluation import open_saved
-
-STAGES = ("layer1", "layer2", "layer3", "layer4")
+from dynaconv.training.perturbation import perturbation_study, scopes
 
 
 def judge(checkpoint: Path) -> dict[str, dict[str, float]] | None:
@@ -36,7 +35,7 @@ def judge(checkpoint: Path) -> dict[str, dict[str, float]] | None:
     except DynaconvError as error:  # of an earlier version, or of other data
         print(str(error).splitlines()[0], file=sys.stderr)
         return None
-    loader = images.val_dataloader()
+    loader = images.shuffled_val_dataloader()  # digits lie sorted by class; attention is to be that of others
 
     def batches(text: str) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
@@ -46,7 +45,7 @@ def judge(checkpoint: Path) -> dict[str, dict[str, float]] | None:
     except DynaconvError as error:
         print(f"{checkpoint}: {error}", file=sys.stderr)
         return None
-    return perturbation_study(model, maps, batches, scopes(maps, "stages"))
+    return perturbation_study(model, maps, batches, scopes(model, maps, "stages"))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -55,12 +54,14 @@ def table(result: dict[str, Any]) -> str:
     for method, seeds in result["methods"].items():
         for part in list(seeds[0])[1:]:
             values = [[seed["as it is"][""] for seed in seeds]]
-            values += [[seed[part][way] for seed in seeds] for way in PERTURBATIONS]
+            values += [[seed[part][way] for seed in seeds if way in seed[part]] for way in PERTURBATIONS]
             lines.append(f"| {method} | {part} | {' | '.join(map(spread, values))} |")
     return "\n".join(lines) + f"\n\n`{result['command']}`: {describe(result)}.\n"
 
 
 def spread(values: list[float]) -> str:
+    if not values:  # a way that changes nothing in these layers
+        return "–"
     mean = 100 * statistics.mean(values)
     return f"{mean:.1f} ({100 * min(values):.1f}–{100 * max(values):.1f})" if len(values) > 1 else f"{mean:.1f}"
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dynaconv
-from dynaconv.analysis.attention import PERTURBATIONS, collect_attention, perturbed
+from dynaconv.analysis.attention import collect_attention, perturbations_for, perturbed
 from dynaconv.export import open_session
 
 
@@ -83,7 +83,7 @@ facts["top-1"] = accuracy()
 # %% Look inside: what do layers attend to, and do they need it?
 maps = collect_attention(model, zip(images[judge].split(100), labels[judge].split(100), strict=True))
 print(maps)
-for way in PERTURBATIONS:
+for way in perturbations_for(maps):
     with perturbed(model, maps, way):
         facts[f"top-1, attention {way}"] = accuracy()
 

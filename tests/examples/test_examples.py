@@ -32,7 +32,7 @@ QUICK = {
     "transformers_trainer": (["transformers", "accelerate"], ["--steps", "2"], "ResNet: steps after resuming: 4"),
     "ultralytics_yolo": (["ultralytics"], ["--steps", "1"], "ONNX for any number of images"),
 }
-OTHERS = [("transformers_trainer", "odconv"), ("ultralytics_yolo", "dyconv")]
+OTHERS = [("own_network", "odconv"), ("transformers_trainer", "odconv"), ("ultralytics_yolo", "dyconv")]
 
 
 def need(name: str) -> None:

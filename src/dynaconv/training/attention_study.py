@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,31 +14,28 @@ from torch import Tensor, nn
 from dynaconv.analysis.attention import AttentionMaps, collect_attention
 from dynaconv.analysis.attention.collect import attention_to
 from dynaconv.analysis.attention.maps import class_names
-from dynaconv.analysis.attention.perturb import PERTURBATIONS, perturbed
-from dynaconv.analysis.attention.pictures import (
-    draw_classes,
-    draw_images,
-    draw_perturbations,
-    draw_sheet,
-    draw_similarity,
-    draw_usage,
-    draw_weights,
-    sheets,
-)
+from dynaconv.analysis.attention.pictures import draw_classes, draw_images, draw_sheet, scale_sheets, sheets
+from dynaconv.analysis.attention.summaries import draw_perturbations, draw_similarity, draw_usage, draw_weights
 from dynaconv.analysis.figures import save_figure
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
-from dynaconv.nn import Warehouse
+from dynaconv.nn import attending_layers
+from dynaconv.nn.kernel_warehouse import WarehouseLayer
 from dynaconv.training.config import LoaderConfig
 from dynaconv.training.data.augment import eval_transform
 from dynaconv.training.data.images import load_image
 from dynaconv.training.devices import place
 from dynaconv.training.evaluation import Counting, check_limit, first_batches, open_saved
+from dynaconv.training.perturbation import perturbation_study, perturbation_table, scopes
 
 MOST_CLASSES = 10
 """Whose averages are kept and drawn, unless others are asked for."""
 SCOPES = ("none", "all", "stages", "layers")
 """Of the study of perturbed attention: how finely the network is taken apart."""
+PANELS = 50
+"""Classes on a picture at most; half as many warehouses."""
+Pair = list[tuple[str, Tensor]]
+"""Two images, each with a title; or none."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,8 @@ class AttentionStudy:
     Args:
         maps: attention over the validation images.
         files: what was written, the arrays first.
-        perturbed: top-1 by scope (``"all layers"``, a stage, a layer) and way; ``None`` is the network as it is.
-        images: over which.
+        images: over how many.
+        perturbed: top-1 by part (``"all layers"``, a stage, a layer) and way; ``"as it is"`` is the network unchanged.
     """
 
     maps: AttentionMaps
@@ -74,6 +71,9 @@ def attention_study(
 ) -> AttentionStudy:
     """Collect what a saved network attends to on validation images, and draw it.
 
+    Images come in an order that is drawn once and is the same every time: data lie sorted by class, and both the first
+    images and those of one batch are to be of all classes.
+
     Args:
         checkpoint: name of the pair of files, such as ``runs/<name>/<time>/best``.
         data: a source; the one it was trained on if None.
@@ -81,44 +81,58 @@ def attention_study(
         loader: batch size, workers.
         device: where to run, such as ``cuda``.
         classes: names or numbers of those whose own averages are drawn; the first ten if None.
-        pictures: two image files whose attention is drawn side by side; two validation images of different classes if
-            none are given.
+        pictures: two image files whose attention is drawn side by side; two validation images if none are given, of
+            different classes if there are.
         perturb: ``"none"``, ``"all"`` (the network as a whole), ``"stages"`` or ``"layers"``: what is given other
             attention, in the four ways of :data:`~dynaconv.analysis.attention.perturb.PERTURBATIONS`, and judged.
         kinds: endings of the pictures, ``"png"`` or ``"svg"``.
-        limit: images at most; all if None.
+        limit: images at most, the first of that order; all if None.
         counting: a progress bar: is given a text and a number of batches, and gives what to call after each.
 
     Raises:
         CheckpointError: if the checkpoint can not be loaded.
-        DynaconvError: if the network does not attend, or something that was asked for is unknown.
+        DynaconvError: if the network does not attend, something that was asked for is unknown, an image file can not
+            be read, ``out`` is a file, or ``perturb`` finds batches of one image.
         StorageError: if the system refuses to write.
     """
-    _check(perturb, kinds, pictures, limit)
+    folder = Path(out)
+    _check(perturb, kinds, pictures, limit, folder)
+    given = [load_image(path) for path in pictures]
     model, images, about = open_saved(checkpoint, data, loader)
-    names, folder = list(images.classes), Path(out)
+    names = list(images.classes)
     chosen = class_names(names, classes, MOST_CLASSES)
     place(model, device)
     counted = counting or (lambda text, total: nullcontext(lambda: None))
-    loaded = images.val_dataloader()
-    size = images.loader.batch_size
-    total = -(-min(limit or images.summary()["val"], images.summary()["val"]) // size)
+    size, count = images.loader.batch_size, images.summary()["val"]
+    count = min(limit or count, count)
+    if perturb != "none" and min(size, count) < 2:
+        raise DynaconvError(
+            f"{count} images in batches of {size}; perturb={perturb!r} gives images the attention of others of their "
+            "batch: expected two or more"
+        )
+    loaded = images.shuffled_val_dataloader()
 
     def batches(text: str) -> Iterator[tuple[Tensor, Tensor]]:
-        with counted(text, total) as done:
+        with counted(text, -(-count // size)) as done:
             yield from first_batches(loaded, limit, done)
 
     noted = {"checkpoint": str(checkpoint), "data": images.data, "model": about["model"]}
+    examples = _Examples()
     maps = collect_attention(
-        model, batches("attention"), classes={number: names[number] for number in chosen}, about=noted
+        model, examples.noting(batches("attention")), classes={number: names[number] for number in chosen}, about=noted
     )
     files = [maps.save(folder / "attention.npz")]
-    pair = _pair(pictures, about, batches("two images"), images.mean, images.std)
+    pair = examples.pair(names)
+    if given:
+        prepare = eval_transform(
+            about["image_size"], images.mean, images.std, about["crop_pct"], about["interpolation"]
+        )
+        pair = list(zip(_titles(pictures), map(prepare, given), strict=True))
     for name, figure in _figures(model, maps, pair, device):
         files += [save_figure(figure, folder / f"{name}.{kind}") for kind in kinds]
     found: dict[str, dict[str, float]] = {}
     if perturb != "none":
-        found = perturbation_study(model, maps, batches, scopes(maps, perturb))
+        found = perturbation_study(model, maps, batches, scopes(model, maps, perturb))
         figure = draw_perturbations(found)
         files += [save_figure(figure, folder / f"perturbed.{kind}") for kind in kinds]
         write_text(folder / "perturbed.md", perturbation_table(found))
@@ -128,55 +142,8 @@ def attention_study(
     return AttentionStudy(maps, tuple(files), max(one.images for one in maps.maps), found)
 
 
-def perturbation_study(
-    model: nn.Module,
-    maps: AttentionMaps,
-    batches: Callable[[str], Iterator[tuple[Tensor, Tensor]]],
-    parts: dict[str, list[str]],
-) -> dict[str, dict[str, float]]:
-    """Top-1 of a network whose layers attend otherwise.
-
-    Args:
-        model: in any mode; left in evaluation.
-        maps: its attention over the same images.
-        batches: images and labels anew, given a word for a progress bar.
-        parts: names of the layers that are changed together, by a name of theirs.
-
-    Returns:
-        By part and way, a share of 1; ``{"as it is": {"": top1}}`` first.
-    """
-    model.eval()
-    found = {"as it is": {"": _top1(model, batches("as it is"))}}
-    for part, layers in parts.items():
-        found[part] = {}
-        for way in PERTURBATIONS:
-            with perturbed(model, maps, way, layers=dict.fromkeys(layers)):
-                found[part][way] = _top1(model, batches(f"{part}, {way}"))
-    return found
-
-
-def scopes(maps: AttentionMaps, kind: str) -> dict[str, list[str]]:
-    """What is changed together: all layers, and each stage (the modules that the network is made of) or layer."""
-    names = [one.layer for group in maps.groups().values() for one in group]
-    parts = {"all layers": names}
-    if kind == "layers":
-        parts |= {name: [name] for name in names}
-    elif kind == "stages":
-        depth = 1 if len({name.split(".")[0] for name in names}) > 1 else 2
-        for name in names:
-            parts.setdefault(".".join(name.split(".")[:depth]), []).append(name)
-    return parts
-
-
-def perturbation_table(found: dict[str, dict[str, float]]) -> str:
-    """Top-1 in percent as a table of Markdown."""
-    lines = [f"| attention of | {' | '.join(PERTURBATIONS)} |", f"|---|{'---:|' * len(PERTURBATIONS)}"]
-    for part, row in list(found.items())[1:]:
-        lines.append(f"| {part} | {' | '.join(f'{100 * row[way]:.1f}' for way in PERTURBATIONS)} |")
-    return f"Top-1 in percent; the network as it is: {100 * found['as it is']['']:.1f}.\n\n" + "\n".join(lines) + "\n"
-
-
-def _check(perturb: str, kinds: Sequence[str], pictures: Sequence[Any], limit: int | None) -> None:
+def _check(perturb: str, kinds: Sequence[str], pictures: Sequence[Any], limit: int | None, folder: Path) -> None:
+    """Refuse what can be known to be wrong before any image is looked at."""
     if perturb not in SCOPES:
         raise DynaconvError(f"perturb={perturb!r}; expected one of {', '.join(SCOPES)}")
     if unknown := set(kinds) - {"png", "svg"}:
@@ -185,55 +152,78 @@ def _check(perturb: str, kinds: Sequence[str], pictures: Sequence[Any], limit: i
         raise DynaconvError(
             f"{len(pictures)} images to compare; expected two, or none for two of the validation images"
         )
+    if folder.exists() and not folder.is_dir():
+        raise DynaconvError(
+            f"{folder} is a file; expected a folder for pictures and tables, such as {folder}-attention"
+        )
     check_limit(limit)
 
 
-@torch.no_grad()
-def _top1(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-    device, right, seen = next(model.parameters()).device, 0, 0
-    for images, labels in batches:
-        right += int((model(images.to(device)).argmax(1).cpu() == labels.cpu()).sum())
-        seen += len(labels)
-    return right / max(seen, 1)
+class _Examples:
+    """Two images out of batches: the first, and the first of another class, or else the second."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, int]] = []
+
+    def noting(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches; images are kept in passing."""
+        for images, labels in batches:
+            for image, label in zip(images, labels.tolist(), strict=True):
+                if len(self._kept) < 2:
+                    self._kept.append((image.clone(), label))
+                elif self._kept[0][1] != self._kept[1][1]:
+                    break
+                elif label != self._kept[0][1]:
+                    self._kept[1] = image.clone(), label
+            yield images, labels
+
+    def pair(self, classes: Sequence[str]) -> Pair:
+        """Both by their classes, or nothing where there was but one image."""
+        if len(self._kept) < 2:
+            return []
+        titles = [str(classes[label]) for _, label in self._kept]
+        if titles[0] == titles[1]:
+            titles = [f"{title}, image {number}" for number, title in enumerate(titles, start=1)]
+        return [(title, image) for title, (image, _) in zip(titles, self._kept, strict=True)]
 
 
-def _pair(
-    paths: Sequence[str | Path], about: dict[str, Any], batches: Iterator[tuple[Tensor, Tensor]], mean: Any, std: Any
-) -> dict[str, Tensor]:
-    """Two images as the network sees them: files, or the first of the data and the first of another class."""
-    if paths:
-        prepare = eval_transform(about["image_size"], mean, std, about["crop_pct"], about["interpolation"])
-        return {Path(path).name: prepare(load_image(path)) for path in paths}
-    found: dict[str, Tensor] = {}
-    for images, labels in batches:
-        for image, label in zip(images, labels.tolist(), strict=True):
-            found.setdefault(str(about["classes"][label]), image)
-            if len(found) == 2:
-                return found
-    return found
+def _titles(paths: Sequence[str | Path]) -> list[str]:
+    """Names of files, with their folders where that is all that tells them apart."""
+    names = [Path(path).name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _figures(model: nn.Module, maps: AttentionMaps, pair: dict[str, Tensor], device: str) -> Iterator[tuple[str, Any]]:
+def _figures(model: nn.Module, maps: AttentionMaps, pair: Pair, device: str) -> Iterator[tuple[str, Any]]:
     """Name and figure of everything that is drawn."""
-    attention = attention_to(model, torch.stack(list(pair.values())).to(device)) if len(pair) == 2 else {}
-    shown = {name: _as_shown(image) for name, image in pair.items()}
-    for sheet in sheets(maps):
+    attention = attention_to(model, torch.stack([image for _, image in pair]).to(device)) if pair else {}
+    shown = [(title, _as_shown(image)) for title, image in pair]
+    seen = [name for name in maps.classes if name not in maps.without_images]
+    for sheet in sheets(maps) | scale_sheets(maps):
         name = sheet.replace(" ", "-")
         yield f"attention-{name}", draw_sheet(maps, sheet)
-        if maps.classes:
-            yield f"classes-{name}", draw_classes(maps, sheet)
+        if seen:
+            for page, classes in _pages(f"classes-{name}", maps.classes, PANELS):
+                if set(classes) & set(seen):
+                    yield page, draw_classes(maps, sheet, classes)
         if attention:
             yield f"images-{name}", draw_images(shown, attention, maps, sheet)
     yield "weights", draw_weights(maps)
-    groups = maps.groups()
+    layers = attending_layers(model)
     cells = {
-        name.rpartition(".")[2]: module.cells.detach().cpu()
-        for name, module in model.named_modules()
-        if isinstance(module, Warehouse) and name.rpartition(".")[2] in groups
+        group: layer.cells.detach().cpu()
+        for group, users in maps.groups().items()
+        if isinstance(layer := layers[users[0].layer], WarehouseLayer)
     }
-    if cells:
-        yield "usage", draw_usage(maps)
-        yield "similarity", draw_similarity(maps, cells)
+    for page, names in _pages("usage", list(cells), PANELS // 2):
+        yield page, draw_usage(maps, names)
+    for page, names in _pages("similarity", list(cells), PANELS // 2):
+        yield page, draw_similarity(maps, {name: cells[name] for name in names})
+
+
+def _pages(name: str, items: Sequence[str], most: int) -> Iterator[tuple[str, Sequence[str]]]:
+    """What goes on one picture, and its name: numbered from 1 where there are several."""
+    for start in range(0, len(items), most):
+        yield name if len(items) <= most else f"{name}-{start // most + 1}", items[start : start + most]
 
 
 def _as_shown(image: Tensor) -> Tensor:

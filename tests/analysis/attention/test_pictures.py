@@ -9,7 +9,6 @@ import torch
 from dynaconv import DynaconvError
 from dynaconv.analysis.attention import AttentionMap, AttentionMaps
 from dynaconv.analysis.attention import pictures as pictures_of
-from dynaconv.analysis.figures import save_figure
 
 
 def make(layer, group, m, n, kind="cells", assigned=()):
@@ -74,25 +73,11 @@ def test_classes_are_shown_as_differences(maps):
 
 def test_two_images_and_their_difference(maps):
     attention = {("a", "cells"): torch.randn(2, 4, 6), ("b", "cells"): torch.randn(2, 3, 6)}
-    images = {"x": torch.rand(1, 5, 5), "y": torch.rand(3, 5, 5)}
+    images = [("x", torch.rand(1, 5, 5)), ("x", torch.rand(3, 5, 5))]
     *_, first, second, apart = drawn(pictures_of.draw_images(images, attention, maps, "w"))
     np.testing.assert_allclose(apart, first - second)
     with pytest.raises(DynaconvError, match="1 images; expected two"):
-        pictures_of.draw_images({"x": images["x"]}, attention, maps, "w")
-
-
-def test_usage_weights_similarity_and_perturbations_are_drawn(maps, tmp_path):
-    cells = {"w": torch.randn(6, 4, 2, 3, 3)}
-    similar = drawn(pictures_of.draw_similarity(maps, cells))
-    np.testing.assert_allclose(similar[0].diagonal(), 1)
-    flat = cells["w"].double().flatten(1)
-    np.testing.assert_allclose(similar[0][0, 1], torch.cosine_similarity(flat[0], flat[1], dim=0))
-    found = {"as it is": {"": 0.9}, "all": {"average": 0.5, "maximum": 0.1}}
-    bars = pictures_of.draw_perturbations(found).axes[0].patches
-    assert [round(bar.get_height()) for bar in bars] == [50, 10]
-    for name, figure in (("u", pictures_of.draw_usage(maps)), ("w", pictures_of.draw_weights(maps))):
-        assert save_figure(figure, tmp_path / f"{name}.png").read_bytes()[1:4] == b"PNG"
-        assert save_figure(figure, tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+        pictures_of.draw_images(images[:1], attention, maps, "w")
 
 
 def test_what_is_not_there_is_told(maps):
@@ -101,5 +86,49 @@ def test_what_is_not_there_is_told(maps):
     bare = AttentionMaps(maps.maps[2:], ())
     with pytest.raises(DynaconvError, match="no averages by class"):
         pictures_of.draw_classes(bare, "2 kernels")
-    with pytest.raises(DynaconvError, match="no warehouse"):
-        pictures_of.draw_usage(bare)
+
+
+@pytest.fixture
+def scales():
+    """Two layers of ODConv with one kernel; classes of which the second has no image."""
+    kinds = [("a", "channel", 4), ("a", "spatial", 9), ("b", "channel", 8), ("b", "spatial", 9)]
+    layers = [make(layer, layer, 1, size, kind) for layer, kind, size in kinds]
+    for one in layers:
+        one.by_class[1] = float("nan")
+    return AttentionMaps(tuple(layers), ("cat", "dog"), class_images=(20, 0))
+
+
+def test_other_kinds_have_a_sheet_each_and_rows_of_one_width(scales):
+    assert pictures_of.sheets(scales) == {}
+    assert list(pictures_of.scale_sheets(scales)) == ["channel", "spatial"]
+    figure = pictures_of.draw_sheet(scales, "channel")
+    (values,) = drawn(figure)
+    narrow, wide = scales.maps[0].mean[0], scales.maps[2].mean[0]
+    np.testing.assert_array_equal(values, torch.stack([narrow.repeat_interleave(2), wide]).numpy())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    assert figure.axes[0].get_xlabel() == "input channels, first to last"
+    assert figure.axes[0].images[0].get_clim() == (values.min(), values.max())
+    (values,) = drawn(pictures_of.draw_sheet(scales, "spatial"))
+    assert values.shape == (2, 9)
+
+
+def test_two_images_of_other_kinds(scales):
+    attention = {("a", "channel"): torch.rand(2, 1, 4), ("b", "channel"): torch.rand(2, 1, 8)}
+    images = [("x", torch.rand(1, 5, 5)), ("y", torch.rand(1, 5, 5))]
+    *_, first, second, apart = drawn(pictures_of.draw_images(images, attention, scales, "channel"))
+    np.testing.assert_allclose(apart, first - second)
+    np.testing.assert_array_equal(first[1], attention["b", "channel"][0, 0].double().numpy())
+
+
+def test_classes_without_images_are_named_and_not_drawn(scales):
+    figure = pictures_of.draw_classes(scales, "channel")
+    (values,) = drawn(figure)
+    np.testing.assert_allclose(values, 0.1)
+    assert figure.get_supxlabel() == "no image of dog"
+    with pytest.raises(DynaconvError, match="no image of the classes dog"):
+        pictures_of.draw_classes(scales, "channel", ["dog"])
+
+
+def test_classes_can_be_drawn_page_by_page(maps):
+    (values,) = drawn(pictures_of.draw_classes(maps, "w", ["dog"]))
+    np.testing.assert_allclose(values, -0.1)

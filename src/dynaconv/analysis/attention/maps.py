@@ -20,6 +20,10 @@ BINS = 201
 DEAD_SHARE = 0.01
 """A cell that is used less than this share of the average cell is dead."""
 FORMAT = 1
+MIXING = ("cells", "kernel")
+"""Kinds of attention that weigh kernels, or cells of them, against each other."""
+SCALING = ("channel", "filter", "spatial")
+"""Kinds that scale a kernel along one of its dimensions: ODConv's others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +33,16 @@ class AttentionMap:
     Args:
         layer: its module name.
         kind: ``"cells"`` (KernelWarehouse), ``"kernel"``, ``"channel"``, ``"filter"`` or ``"spatial"``.
-        group: the warehouse that the layer draws on; its own name where it shares nothing.
-        images: how many were seen.
+        group: the warehouse that the layer draws on; its own name where it shares none.
+        images: how many were seen; an image that a layer sees in parts is one.
         mean: average over images, shape ``(m, n)``, float64; ``(1, size)`` but for cells.
-        size: average of absolute attention, same shape.
+        size: average of absolute attention, of every part of an image, same shape.
         spread: standard deviation over images, same shape.
         histogram: how many weights of all images lie in each of :data:`BINS` bins from -1 to 1; those beyond are in
             the outermost.
         negative: how many weights are below zero, counted exactly; ``positive`` likewise, the rest are zero.
         positive: how many are above zero.
-        by_class: average over the images of each class, shape ``(classes, m, n)``, or None.
+        by_class: average over the images of each class, shape ``(classes, m, n)``, or None; NaN where there was none.
         assigned: (mixture, cell) of the assignment's ones, beta of the paper; empty where there is none.
     """
 
@@ -89,18 +93,25 @@ class AttentionMaps:
         classes: whose averages ``by_class`` holds.
         temperature: of the network's branches; None where there is none.
         about: what the network and the data were.
+        class_images: how many images there were of each of ``classes``; empty where they were not counted.
     """
 
     maps: tuple[AttentionMap, ...]
     classes: tuple[str, ...] = ()
     temperature: float | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    class_images: tuple[int, ...] = ()
+
+    @property
+    def without_images(self) -> tuple[str, ...]:
+        """Classes of which there was no image, so that they have no average."""
+        return tuple(name for name, count in zip(self.classes, self.class_images, strict=False) if not count)
 
     def groups(self) -> dict[str, list[AttentionMap]]:
         """Maps of kernels' weights (cells or whole kernels) by warehouse, or by layer."""
         found: dict[str, list[AttentionMap]] = {}
         for one in self.maps:
-            if one.kind in ("cells", "kernel"):
+            if one.kind in MIXING:
                 found.setdefault(one.group, []).append(one)
         return found
 
@@ -157,8 +168,9 @@ class AttentionMaps:
                 f"{row['layer']:<28} {row['kind']:<8} {shape:>11} {row['effective_cells']:>7.1f} {assigned:>9} "
                 f"{row['negative_share']:>9.0%} {row['dependence']:>9.1%}"
             )
-        lines.append("")
-        for group in self.groups():
+        groups = self.groups()
+        lines += [""] * bool(groups)
+        for group in groups:
             n, dead = len(self.usage(group)), self.dead_cells(group)
             lines.append(f"{group}: {self.effective_cells(group):.1f} of {n} cells in use, {len(dead)} dead")
         lines += [
@@ -166,13 +178,15 @@ class AttentionMaps:
             "used: effective number of cells a mixture (exp of the entropy); assigned: share of absolute attention on",
             "the assignment; negative: share of weights; by image: spread over images relative to the size",
         ]
+        if self.without_images:
+            lines.append(f"no image of the classes {', '.join(self.without_images)}, so no averages of them")
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
         """Write all arrays as an ``.npz``, and what they are as JSON under the key ``about``.
 
         Arrays of a layer are named ``LAYER/KIND/ARRAY``: ``mean``, ``size``, ``spread``, ``histogram`` and, if there
-        are classes, ``by_class``.
+        are classes, ``by_class`` (NaN for those without images). The JSON has the classes, and ``class_images``.
 
         Raises:
             StorageError: if the system refuses; what was there before stays.
@@ -186,7 +200,8 @@ class AttentionMaps:
                     arrays[f"{name}/{key}"] = value.numpy()
             plain = {key: getattr(one, key) for key in ("layer", "kind", "group", "images", "negative", "positive")}
             rows.append({**plain, "assigned": one.assigned})
-        head = {"format": FORMAT, "classes": self.classes, "temperature": self.temperature, "about": self.about}
+        kept = ("classes", "class_images", "temperature", "about")
+        head = {"format": FORMAT} | {key: getattr(self, key) for key in kept}
         arrays["about"] = numpy.array(json.dumps({**head, "maps": rows}))
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             numpy.savez_compressed(file, **arrays)
@@ -217,7 +232,8 @@ class AttentionMaps:
             raise DynaconvError(
                 f"{path} holds no attention ({error}); expected an .npz of dynaconv attention"
             ) from error
-        return cls(tuple(maps), tuple(head["classes"]), head["temperature"], head["about"])
+        counts = tuple(head.get("class_images", ()))
+        return cls(tuple(maps), tuple(head["classes"]), head["temperature"], head["about"], counts)
 
 
 def effective_number(weights: Tensor) -> Tensor:
