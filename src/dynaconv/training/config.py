@@ -172,8 +172,9 @@ class RunConfig:
         compile: compile the network with torch.compile; true for its default backend, or the name of one.
         checkpoint_activations: compute activations inside blocks again in the backward pass and do not keep them: less
             memory for about a third more time.
-        attention_maps: draw what layers attend to every so many epochs, in TensorBoard and, with an animation, in
-            attention/ of the run's folder; 0 for never. For classifiers.
+        attention_maps: draw every so many epochs what layers attend to in 128 validation images, drawn at random and
+            the same ones each time (of streams: the first batch), in TensorBoard and, with an animation, in attention/
+            of the run's folder; 0 for never. For classifiers that mix kernels by attention.
     """
 
     seed: int = 0
@@ -193,6 +194,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_fields(self, "run")
         _require(self.attention_maps >= 0, "run.attention_maps", self.attention_maps, "at least 1 epoch, or 0")
+        _require(
+            not (self.attention_maps and self.strategy == FULLY_SHARDED),
+            "run.attention_maps",
+            self.attention_maps,
+            f"0 beside run.strategy={FULLY_SHARDED!r}, where no process has a whole network",
+        )
         _require(self.num_nodes > 0, "run.num_nodes", self.num_nodes, "at least 1 machine")
         _require(
             not (self.compile and self.checkpoint_activations),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dynaconv.errors import DynaconvError
@@ -132,6 +134,29 @@ class ImageDataModule(LightningDataModule):
             return MemoryLoader(pixels, images.labels, batches, self.mean, self.std)
         transform = eval_transform(self.image_size, self.mean, self.std, self.crop_pct, self.interpolation)
         return self._from_files(images, transform, training=False, shuffle=shuffle)
+
+    def val_sample(self, count: int, seed: int = 0) -> tuple[Tensor, Tensor] | None:
+        """Validation images drawn at random, the same ones for a seed, whatever the process; in order.
+
+        Args:
+            count: images at most.
+            seed: of the draw; not the run's, so that runs on the same data share the images.
+
+        Returns:
+            Images ``(N, C, H, W)`` as the network sees them and labels ``(N,)``, without those that can not be read;
+            None if there are none, and of a stream, which has no images by number.
+        """
+        images = self._opened().val
+        if isinstance(images, Stream):
+            return None
+        chosen = sorted(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
+        if isinstance(images, MemoryImages):
+            loader = self.val_dataloader()
+            return (loader.images[chosen] - loader.mean) / loader.std, loader.labels[chosen]
+        transform = eval_transform(self.image_size, self.mean, self.std, self.crop_pct, self.interpolation)
+        dataset = SeededDataset(images, transform, len(self.classes), replace=False)
+        found, labels, _ = collate([dataset[index, seed] for index in chosen])
+        return None if found is None else (found, labels)
 
     def _opened(self) -> ImageSource:
         if self.source is None:

@@ -237,7 +237,7 @@ def _run(
     if recipe.ema.decay is not None:
         every.append(EmaCallback(recipe.ema))
     if recipe.run.attention_maps:
-        every.append(AttentionWatch(recipe.run.attention_maps, folder))
+        every.append(AttentionWatch.of_run(module, start.data, folder))  # before anything is written: it may refuse
     if progress_bar:
         every.append(RichProgressBar())
     with quiet_lightning(), seeded(recipe.run.seed):
