@@ -6,12 +6,12 @@ for (const figure of document.querySelectorAll(".chart")) {
   const line = svg.querySelector(".at");
   let place = -1;
 
-  const choose = (found) => {
+  const choose = (found, event) => {
     place = found;
     line.setAttribute("x1", xs[place]);
     line.setAttribute("x2", xs[place]);
     line.setAttribute("visibility", "visible");
-    say(figure, texts[place]);
+    say(figure, texts[place], event);
     return texts[place];
   };
 
@@ -20,7 +20,7 @@ for (const figure of document.querySelectorAll(".chart")) {
     const x = (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width;
     let nearest = 0;
     xs.forEach((at, index) => { if (Math.abs(at - x) < Math.abs(xs[nearest] - x)) nearest = index; });
-    return choose(nearest);
+    return choose(nearest, event);
   });
 
   svg.addEventListener("keydown", (event) => {
@@ -28,6 +28,6 @@ for (const figure of document.querySelectorAll(".chart")) {
     const to = { ArrowRight: place + 1, ArrowLeft: Math.max(place, 1) - 1, Home: 0, End: last }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    choose(clamp(to, 0, last));
+    choose(clamp(to, 0, last), event);
   });
 }

@@ -3,9 +3,12 @@
 
 const content = JSON.parse(document.getElementById("content").textContent);
 const tip = document.getElementById("tip");
+const spoken = document.getElementById("spoken");
 
-function say(figure, text) {
+// Screen readers speak what a key or a tap asked for; a pointer that only passes would flood them.
+function say(figure, text, event) {
   figure.querySelector(".readout").textContent = text;
+  if (event.type !== "pointermove") spoken.textContent = text;
 }
 
 function showTip(x, y, text) {

@@ -133,18 +133,18 @@ class Sheet {
     return `${where}: ${value}, ${whose}${apart ? " minus that over all" : ""}${mark}`;
   }
 
-  choose(row, column) {
+  choose(row, column, event) {
     this.row = clamp(row, 0, this.rows - 1);
     this.column = clamp(column, 0, this.columns - 1);
     const text = this.text(this.row, this.column);
-    say(this.figure, text);
+    say(this.figure, text, event);
     return text;
   }
 
   point(event) {
     const box = this.canvas.getBoundingClientRect();
     this.cursor.hidden = true;
-    return this.choose(Math.floor((event.clientY - box.top) / this.side), Math.floor((event.clientX - box.left) / this.side));
+    return this.choose(Math.floor((event.clientY - box.top) / this.side), Math.floor((event.clientX - box.left) / this.side), event);
   }
 
   move(event) {
@@ -161,7 +161,7 @@ class Sheet {
     }[event.key];
     if (!to || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    this.choose(...(this.cursor.hidden ? [this.row, this.column] : to)); // the first key shows where one is
+    this.choose(...(this.cursor.hidden ? [this.row, this.column] : to), event); // the first key shows where one is
     this.cursor.hidden = false;
     const { style } = this.cursor;
     style.left = `${this.column * this.side}px`;
