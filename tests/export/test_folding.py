@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dynaconv
-from dynaconv import KernelWarehouseConfig
+from dynaconv import DynaconvError, KernelWarehouseConfig
 from dynaconv.export.folding import norms_left
 from dynaconv.export.network import deployable
 from dynaconv.export.program import trace
@@ -151,3 +151,27 @@ def test_what_is_copied_or_written_into_stays():
         x = torch.randn(batch, 4, 5, 3, dtype=torch.float64)
         with torch.no_grad():
             torch.testing.assert_close(program.module()(x), network(x))
+
+
+class Dropping(nn.Module):
+    """Functional dropout, with a switch of its own."""
+
+    def __init__(self, drop, active: bool, share: float = 0.5) -> None:
+        super().__init__()
+        self.layer, self.drop, self.active, self.share = nn.Conv2d(3, 4, 1), drop, active, share
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.layer(x), self.share, training=self.active)
+
+
+def dropping(*arguments) -> list[object]:
+    model = nn.Sequential(nn.Identity(), Dropping(*arguments)).eval()
+    return targets(trace(deployable(model), (torch.randn(2, 3, 5, 5),), ANY))
+
+
+@pytest.mark.parametrize("drop", [F.dropout, F.dropout2d, F.alpha_dropout])
+def test_dropout_goes_where_it_is_off_and_is_refused_where_it_is_not(drop):
+    assert dropping(drop, False) == [aten.conv2d.default]
+    assert dropping(drop, True, 0.0) == [aten.conv2d.default]
+    with pytest.raises(DynaconvError, match=r"dropout of 0\.5 in 1 is active in evaluation.*training=self\.training"):
+        dropping(drop, True)

@@ -15,7 +15,7 @@ import torch
 import dynaconv
 from dynaconv import ParityError
 from dynaconv.errors import MissingExtraError, require
-from dynaconv.export import open_session, runtimes
+from dynaconv.export import open_session, parity, runtimes
 from dynaconv.export.export import export
 from dynaconv.export.onnx_file import write_onnx
 from dynaconv.files import clean_temporaries
@@ -71,6 +71,37 @@ def test_the_first_layer_that_differs(good, layer, norm, tmp_path, monkeypatch):
     assert {run.runtime.split()[0] for run in report.comparisons if not run.passed} == {"onnxruntime", "openvino"}
     for said in ("tolerance 1.0e-04", "at batch 1 of 3x32x32", "net.failed.onnx"):
         assert said in str(caught.value)
+
+
+def test_the_layer_is_looked_for_with_the_inputs_that_failed(good, tmp_path, monkeypatch):
+    """Of a fixed batch, all inputs have one shape; only the third differ here."""
+    model, content, written = good
+    wrong, searched = [], []
+
+    class Session:
+        def __init__(self, *arguments):
+            self.session, self.runs = open_session(*arguments), 0
+            self.runtime = self.session.runtime
+
+        def run(self, *inputs):
+            self.runs += 1
+            outputs = self.session.run(*inputs)
+            if self.runs != 3:
+                return outputs
+            wrong.append(inputs)
+            return [y + 1 for y in outputs]
+
+    def search(model, program, path, runtime, expected, tolerance):
+        searched.append(expected.inputs)
+
+    monkeypatch.setattr(HOME, "trace", lambda network, inputs, settings: written.program)
+    monkeypatch.setattr(HOME, "write_onnx", lambda program, path, *rest: path.write_bytes(content) and written)
+    monkeypatch.setattr(parity, "open_session", Session)
+    monkeypatch.setattr(HOME, "locate", search)
+    with pytest.raises(ParityError) as caught:
+        dynaconv.export(model, tmp_path / "net", input_size=(3, 32, 32))
+    assert [run["case"] for run in caught.value.report.to_dict()["comparisons"] if not run["passed"]] == [2, 2]
+    assert searched == [wrong[0]]
 
 
 def test_nothing_is_left_when_it_is_interrupted(good, tmp_path, monkeypatch):

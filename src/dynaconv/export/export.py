@@ -307,7 +307,7 @@ def _fault(
     )
     if failed.refused is not None:
         return f"{runtime} refuses the file: {failed.refused}"
-    expected = next(e for e in reference.expected if (e.batch, e.size) == (failed.batch, failed.size))
+    expected = reference.expected[failed.case]
     try:
         fault = locate(model, program, made, runtime, expected, tolerance)
     except Exception as error:  # the search must not hide what it was to explain

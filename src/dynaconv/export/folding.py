@@ -15,6 +15,8 @@ from torch import Tensor, fx
 from torch._export.passes.constant_folding import ConstantFolder
 from torch.export import ExportedProgram
 
+from dynaconv.errors import DynaconvError
+
 aten: Any = torch.ops.aten
 
 CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten.sym_constrain_range_for_size.default}
@@ -22,8 +24,13 @@ CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, ate
 LOOKAHEAD = 20
 """Nodes that tracing anew may leave out one after the other, such as sizes that were asked for twice."""
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
-SAME = {aten.alias.default, aten.detach.default, aten.detach_.default, aten.dropout.default}
-"""What gives its first input, in evaluation, or a view of all of it."""
+SAME = {aten.alias.default, aten.detach.default, aten.detach_.default}
+"""What gives its first input, or a view of all of it."""
+DROPOUTS = {
+    getattr(aten, f"{kind}dropout{end}").default
+    for kind in ("", "feature_", "alpha_", "feature_alpha_")
+    for end in ("", "_")  # in place
+}
 
 
 def fold(module: fx.GraphModule) -> None:
@@ -31,6 +38,9 @@ def fold(module: fx.GraphModule) -> None:
 
     Args:
         module: of ``ExportedProgram.module(check_guards=False)``, in evaluation.
+
+    Raises:
+        DynaconvError: if it draws a dropout although it is in evaluation.
     """
     drop_what_does_nothing(module)
     fold_norms(module)
@@ -41,14 +51,29 @@ def fold(module: fx.GraphModule) -> None:
 
 
 def drop_what_does_nothing(module: fx.GraphModule) -> None:
-    """Checks, what gives the very tensor that it is given, and what nobody reads."""
+    """Checks, what gives the very tensor that it is given, dropout that is off, and what nobody reads."""
     for node in list(module.graph.nodes):
         if node.target in CHECKS:
             module.graph.erase_node(node)
-        elif node.target in SAME or _finds_it_done(node):
+        elif node.target in SAME or _finds_it_done(node) or _is_dropout_that_is_off(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
+
+
+def _is_dropout_that_is_off(node: fx.Node) -> bool:
+    """Whether a node is dropout that gives its input; one that draws in evaluation is refused."""
+    if node.target not in DROPOUTS:
+        return False
+    _, share, training = node.args
+    if training and share:
+        owners = [name.removeprefix("L['self'].") for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        where = f" in {owners[-1]}" if owners and owners[-1] not in ("", "L['self']") else ""
+        raise DynaconvError(
+            f"dropout of {share:g}{where} is active in evaluation, so that no file can compute the same; where the "
+            "network calls F.dropout, give it training=self.training, or use nn.Dropout"
+        )
+    return True
 
 
 def _finds_it_done(node: fx.Node) -> bool:

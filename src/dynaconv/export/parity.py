@@ -59,6 +59,7 @@ class Comparison:
         size: of one sample of the first input.
         error: the worst, relative to how far the network's outputs spread over samples.
         tolerance: that it must not exceed.
+        case: which of the reference's inputs it was, from 0.
         refused: what the runtime said, if it did not run the file; the error is infinite then.
     """
 
@@ -67,6 +68,7 @@ class Comparison:
     size: tuple[int, ...]
     error: float
     tolerance: float
+    case: int
     refused: str | None = None
 
     @property
@@ -215,15 +217,15 @@ def compare_in(runtime: Runtime, path: Path, reference: Reference, tolerance: fl
         session = open_session(runtime, path, torch.get_num_threads())
     except Exception as error:  # runtimes have errors of their own
         first = reference.expected[0]
-        yield Comparison(runtime, first.batch, first.size, math.inf, tolerance, _line(error))
+        yield Comparison(runtime, first.batch, first.size, math.inf, tolerance, case=0, refused=_line(error))
         return
-    for expected in reference.expected:
+    for case, expected in enumerate(reference.expected):
         error, refused = math.inf, None
         try:
             error = reference.error(session.run(*expected.inputs), expected)
         except Exception as refusal:
             refused = _line(refusal)
-        yield Comparison(session.runtime, expected.batch, expected.size, error, tolerance, refused)
+        yield Comparison(session.runtime, expected.batch, expected.size, error, tolerance, case, refused)
 
 
 def _line(error: Exception) -> str:
