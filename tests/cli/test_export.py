@@ -8,7 +8,9 @@ import torch
 import dynaconv
 from dynaconv.checkpoints.native import save_checkpoint
 from dynaconv.cli.main import main
+from dynaconv.export import parity
 from dynaconv.export.onnx_file import read_properties
+from tests.cli.test_json_text import strictly
 
 BACKBONE = {"channels": [8, 8, 8, 8]}
 
@@ -98,3 +100,14 @@ def test_a_folder_takes_the_file(checkpoint, tmp_path, monkeypatch):
 def test_a_model_that_does_not_exist(capsys):
     assert main(["export", "resnet81"]) == 2
     assert "resnet18" in capsys.readouterr().err
+
+
+def test_the_report_of_a_file_that_is_refused_is_json(checkpoint, tmp_path, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(parity, "open_session", refuse)
+    assert main(["export", str(checkpoint), str(tmp_path / "net.pt2"), "--format", "torch-export", "--json"]) == 1
+    report = strictly(capsys.readouterr().out)
+    assert [(run["error"], run["refused"]) for run in report["comparisons"]] == [(None, "not today")]
+    assert not report["passed"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.options import SHORT, counting, expand_short, make_parser, quiet_logs
 from dynaconv.training.config import LoaderConfig
 
@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     if values["json"]:
         found = {"images": study.images, "layers": study.maps.summary(), "perturbed": study.perturbed}
-        print(json.dumps(found | {"files": [str(file) for file in study.files]}, indent=2))
+        print(json_text(found | {"files": [str(file) for file in study.files]}))
         return
     print(study.maps)
     if study.perturbed:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.options import SHORT, expand_short, make_parser, on_terminal, quiet_logs
 from dynaconv.training.config import LoaderConfig
 
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
         progress_bar=on_terminal() and not values["json"],
     )
     if values["json"]:
-        print(json.dumps(metrics))
+        print(json_text(metrics, indent=None))
         return
     top5 = f", top-5 {metrics['val_top5']:.2%}" if "val_top5" in metrics else ""
     left_out = f", {metrics['val_unreadable']} unreadable left out" if metrics["val_unreadable"] else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.networks import add_network_flags
 from dynaconv.cli.options import expand_method, make_parser
 from dynaconv.errors import DynaconvError, ParityError
@@ -120,10 +120,10 @@ def run(arguments: Sequence[str]) -> int:
             **settings.to_dict(),
         )
     except ParityError as error:
-        print(json.dumps(error.report.to_dict(), indent=2) if values.json else f"\n{error.report}")
+        print(json_text(error.report.to_dict()) if values.json else f"\n{error.report}")
         print(f"dynaconv export: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(report.to_dict(), indent=2) if values.json else f"\n{report}")
+    print(json_text(report.to_dict()) if values.json else f"\n{report}")
     return 0
 
 

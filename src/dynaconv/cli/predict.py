@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.options import make_parser, quiet_logs
 
 EXAMPLES = """
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
             | ({} if p.error is None else {"error": p.error})
             for p in predictions
         ]
-        print(json.dumps(entries, indent=2))
+        print(json_text(entries))
         return 1 if failed else 0
     for prediction in predictions:
         for name, share in prediction.classes:

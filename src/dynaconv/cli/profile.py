@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.networks import add_network_flags, read_network
 from dynaconv.cli.options import expand_method, make_parser
 
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     profile = dynaconv.profile(model, network.input_size, values.batch_size)
     if values.json:
         totals = {key: getattr(profile, key) for key in TOTALS}
-        print(json.dumps({"model": values.model, **totals, "modules": [asdict(row) for row in profile.rows]}, indent=2))
+        print(json_text({"model": values.model, **totals, "modules": [asdict(row) for row in profile.rows]}))
         return
     print(profile.table(values.by_layer))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.networks import add_network_flags, read_network
 from dynaconv.cli.options import expand_method, make_parser
 from dynaconv.errors import DynaconvError
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> None:
     ]
     if values.out is not None:
         save_scale_picture(cases, values.out)
-    print(json.dumps(scale_rows(cases), indent=2) if values.json else scale_table(cases))
+    print(json_text(scale_rows(cases)) if values.json else scale_table(cases))
 
 
 def _networks(values: Any) -> Iterator[tuple[str, float | None, Any, tuple[int, int, int]]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.options import counting, make_parser
 from dynaconv.detection.config import CocoLoaderConfig
 
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     if values.picture is not None:
         save_picture(splits["train"], values.picture)
     if values.json:
-        print(json.dumps({"data": values.folder, "faults": faults, "splits": found}, indent=2))
+        print(json_text({"data": values.folder, "faults": faults, "splits": found}))
     else:
         print("\n\n".join(_describe(name, split) for name, split in found.items()))
         print(f"\n{faults:,} faults" if faults else "\nno faults")

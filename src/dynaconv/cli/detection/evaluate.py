@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dynaconv.analysis.files import free_folder
 from dynaconv.checkpoints.description import base_path
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.options import expand_short, make_parser, on_terminal, quiet_logs
 from dynaconv.detection.config import CocoLoaderConfig
 from dynaconv.errors import DynaconvError
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> None:
             progress_bar=on_terminal() and not values["json"],
         )
     if values["json"]:
-        print(json.dumps(scores.to_dict()))
+        print(json_text(scores.to_dict(), indent=None))
         return
     print(scores.table())
     if out is not None:

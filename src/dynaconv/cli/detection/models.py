@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.options import counting, format_table, make_parser
 from dynaconv.errors import DynaconvError
 
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     if refused:
         print(f"left out, as they have no stages: {', '.join(refused)}", file=sys.stderr)
     if values.json:
-        print(json.dumps([as_json(count) for count in counts], indent=1))
+        print(json_text([as_json(count) for count in counts], indent=1))
     elif values.markdown:
         print(page(counts, " ".join(["dynaconv detect models", *arguments]), _versions()))
     else:

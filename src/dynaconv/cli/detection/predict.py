@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dynaconv.analysis.files import free_folder
+from dynaconv.cli.json_text import json_text
 from dynaconv.cli.options import make_parser, on_terminal, quiet_logs
 
 EXAMPLES = """
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     for prediction in failed:
         print(f"dynaconv detect predict: {prediction.error}", file=sys.stderr)
     if values.json:
-        print(json.dumps([prediction.to_dict() for prediction in predictions], indent=2))
+        print(json_text([prediction.to_dict() for prediction in predictions]))
         return 1 if failed else 0
     for prediction in predictions:
         for found in prediction.detections:
