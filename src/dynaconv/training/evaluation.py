@@ -126,7 +126,7 @@ def validate(
 def first_batches(
     batches: Iterable[tuple[Tensor, Tensor]], limit: int | None, done: Callable[[], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images and labels up to so many images.
+    """Batches of images and labels up to so many images; no batch beyond them is asked for.
 
     Args:
         batches: of a loader.
@@ -141,12 +141,12 @@ def first_batches(
     """
     left = math.inf if limit is None else limit
     for images, labels in batches:
-        if left <= 0:
-            return
         taken = int(min(left, len(labels)))
         yield images[:taken], labels[:taken]
         left -= taken
         done()
+        if left <= 0:
+            return
 
 
 def check_limit(limit: int | None) -> None:
