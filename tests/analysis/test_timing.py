@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dynaconv.analysis.timing import ratio_quartiles, summarise, time_interleaved
+import torch
+
+from dynaconv.analysis.timing import ratio_quartiles, summarise, synchronizer, time_interleaved
 
 
 def test_time_is_taken_in_turn():
@@ -32,3 +34,11 @@ def test_slow_functions_run_in_the_first_rounds_alone():
 def test_quartiles_of_ratios():
     assert ratio_quartiles([1, 2, 3, 4, 5], [1, 1, 1, 1, 1]) == (2, 4)
     assert ratio_quartiles([3.0], [2.0]) == (1.5, 1.5)
+
+
+def test_the_clock_waits_for_any_accelerator(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for device in ("mps", "cuda:1", "cpu"):
+        synchronizer(device)()
+    assert waited == [torch.device("mps"), torch.device("cuda:1")]

@@ -9,10 +9,28 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
+import torch
+
 WARM_UP_ROUNDS = 2
+
+
+def synchronizer(device: str | torch.device) -> Callable[[], None]:
+    """What waits until a device has done all that it was asked for, to be called before the clock is read.
+
+    Args:
+        device: as PyTorch names it, such as ``cuda`` or ``mps``; the CPU keeps nobody waiting.
+
+    Example:
+        >>> synchronizer("cpu")()
+    """
+    place = torch.device(device)
+    if place.type == "cpu":
+        return lambda: None
+    return partial(torch.accelerator.synchronize, place)
 
 
 def time_interleaved(

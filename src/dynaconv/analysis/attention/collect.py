@@ -71,7 +71,7 @@ def collect_attention(
             if len(images):
                 sums.begin(len(images))
                 model(images.to(device))
-                sums.end(None if labels is None else labels.to(device))
+                sums.end(None if labels is None else labels.cpu())
     if not sums.kept:
         raise DynaconvError("there was no image; expected at least one batch")
     groups = _groups(model, layers)
@@ -124,7 +124,7 @@ class _Sum:
     @classmethod
     def over(cls, like: Tensor, classes: int) -> _Sum:
         """Nothing yet, for attention of a shape."""
-        zero = torch.zeros_like(like, dtype=torch.float64)
+        zero = torch.zeros_like(like, dtype=torch.float64, device="cpu")
         return cls(
             total=zero,
             square=zero.clone(),
@@ -140,7 +140,7 @@ class _Sum:
         self.size += attention.abs().sum(0, dtype=torch.float64)
         self.negative += int((attention < 0).sum())
         self.positive += int((attention > 0).sum())
-        self.histogram += torch.histc(attention.float().clamp(-1, 1), BINS, -1, 1).double().cpu()
+        self.histogram += torch.histc(attention.float().clamp(-1, 1), BINS, -1, 1).double()
 
     def add(self, attention: Tensor, labels: Tensor | None, classes: Sequence[int]) -> None:
         """Attention ``(B, m, n)`` of images, and the number of each one's class."""
@@ -168,7 +168,7 @@ class _Sums:
     def watcher(self, name: str) -> Callable[[Attentions], None]:
         def watch(attentions: Attentions) -> None:
             for kind, attention in attentions.items():
-                self._see((name, kind), _with_mixtures(attention))
+                self._see((name, kind), _with_mixtures(attention).cpu())  # not every device has float64
 
         return watch
 

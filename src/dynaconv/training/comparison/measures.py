@@ -8,11 +8,11 @@ from typing import Any
 
 import dynaconv
 from dynaconv.analysis.environment import utc_now
-from dynaconv.analysis.timing import summarise, time_interleaved
+from dynaconv.analysis.timing import summarise, synchronizer, time_interleaved
 from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.memory import measure_peak
 from dynaconv.training.comparison.runs import Comparison, Run
-from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps, synchronizer
+from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
 from dynaconv.training.runs.classification import build_model
 
 
@@ -71,7 +71,7 @@ def measure(comparison: Comparison, rounds: int, note: Callable[[str], None] = l
     steps = {}
     for run in trained:
         guarded(run, "timing", lambda run=run: _try_steps(steps, run, workload, fabric))
-    ready = synchronizer(fabric)
+    ready = synchronizer(fabric.device)
     training = time_interleaved({label: pair.train for label, pair in steps.items()}, rounds, ready)
     inference = time_interleaved({label: pair.infer for label, pair in steps.items()}, rounds, ready)
     first = comparison.contenders[0].label

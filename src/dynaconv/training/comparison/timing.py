@@ -119,8 +119,3 @@ def steps_of(built: nn.Module, recipe: Recipe, workload: Workload, fabric: Any) 
             model(images)
 
     return Steps(train, infer)
-
-
-def synchronizer(fabric: Any) -> Callable[[], None]:
-    """What must be waited for before the clock is read."""
-    return torch.cuda.synchronize if fabric.device.type == "cuda" else lambda: None

@@ -13,6 +13,7 @@ from torch import nn
 
 from dynaconv.analysis.environment import available_bytes
 from dynaconv.analysis.saved import optimizer_bytes, saved_bytes
+from dynaconv.analysis.timing import synchronizer
 from dynaconv.training.config import Recipe
 from dynaconv.training.engine.optimizer import make_optimizer
 from dynaconv.training.runs.classification import build_model
@@ -123,7 +124,7 @@ def measure_step(recipe: Recipe, data: DataNumbers) -> StepTime | str:
     Returns:
         The time, or why there is none.
     """
-    from dynaconv.training.comparison.timing import Workload, make_fabric, steps_of, synchronizer
+    from dynaconv.training.comparison.timing import Workload, make_fabric, steps_of
 
     with torch.device("meta"):
         shapes = build_model(recipe, data.classes, data.in_chans)[0]
@@ -135,7 +136,7 @@ def measure_step(recipe: Recipe, data: DataNumbers) -> StepTime | str:
     if free is not None and least > free:
         return f"not measured: some {least / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free here"
     built = build_model(recipe, data.classes, data.in_chans)[0]
-    wait, batch = synchronizer(fabric), min(2, recipe.loader.batch_size)
+    wait, batch = synchronizer(fabric.device), min(2, recipe.loader.batch_size)
 
     def seconds_of(step: Callable[[], None]) -> float:
         wait()

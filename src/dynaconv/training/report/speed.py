@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from dynaconv.analysis.timing import quartiles, ratio_quartiles, summarise, time_interleaved
+from dynaconv.analysis.timing import quartiles, ratio_quartiles, summarise, synchronizer, time_interleaved
 from dynaconv.models.layout import use_channels_last
 
 SECONDS = 5.0
@@ -74,7 +74,7 @@ def measure_speed(
         return run
 
     passes = {name: forward(model) for name, model in networks.items()}
-    ready = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    ready = synchronizer(device)
     tried = clock(passes, 1, ready)  # after a warm-up, in which kernels may be compiled
     rounds = max(FEWEST, min(MOST, int(SECONDS / max(sum(map(sum, tried.values())), 1e-9))))
     found = clock(passes, rounds, ready)
