@@ -75,7 +75,9 @@ def run(arguments: Sequence[str]) -> None:
         counting=counting,
     )
     if values["json"]:
-        found = {"images": study.images, "layers": study.maps.summary(), "perturbed": study.perturbed}
+        counts = dict(zip(study.maps.classes, study.maps.class_images, strict=True))
+        found = {"images": study.images, "class_images": counts}
+        found |= {"layers": study.maps.summary(), "perturbed": study.perturbed}
         print(json_text(found | {"files": [str(file) for file in study.files]}))
         return
     print(study.maps)

@@ -208,13 +208,13 @@ class _Sums:
             kind=kind,
             group=group,
             images=kept.images,
-            mean=mean.cpu(),
-            size=(kept.size / kept.parts).cpu(),
-            spread=(kept.square / kept.images - mean.square()).clamp_min(0).sqrt().cpu(),
+            mean=mean,
+            size=kept.size / kept.parts,
+            spread=(kept.square / kept.images - mean.square()).clamp_min(0).sqrt(),
             histogram=kept.histogram,
             negative=kept.negative,
             positive=kept.positive,
-            by_class=by_class.cpu() if self.classes else None,
+            by_class=by_class if self.classes else None,
             assigned=_assigned(layer) if isinstance(layer, WarehouseLayer) else (),
         )
 
@@ -275,7 +275,7 @@ def attention_to(model: nn.Module, images: Tensor) -> dict[Place, Tensor]:
 
     with _watched(model, {layer: watcher(name) for name, layer in attending_layers(model).items()}) as device:
         model(images.to(device))
-    return {place: attention.cpu() for place, attention in seen.averages()}
+    return dict(seen.averages())
 
 
 @contextmanager
