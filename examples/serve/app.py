@@ -16,13 +16,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
-from answers import Observed, explain_errors
-from fastapi import FastAPI, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
-from fastapi.staticfiles import StaticFiles
-from network import BadModel, Network
-from service import Service, Settings
+try:
+    import uvicorn
+    from answers import Observed, explain_errors
+    from fastapi import FastAPI, Query, Request
+    from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+    from fastapi.staticfiles import StaticFiles
+    from network import BadModel, Network
+    from service import Service, Settings
+except ModuleNotFoundError as error:
+    here = Path(__file__).parent
+    raise SystemExit(f"app.py needs {error.name}: pip install -r {here / 'requirements.txt'}") from error
 
 PAGE = Path(__file__).parent / "page"
 PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "pillow", "numpy")

@@ -171,6 +171,8 @@ def test_nothing_selected_lists_what_could_have_been():
         NothingSelectedError, match=r"pattern 'body\.\*' matches no layer\s.*could be selected \(3\): 0, 1, 2"
     ):
         dynaconv.plan(small(), KernelWarehouseConfig(), where="body.*")
+    with pytest.raises(PlanError, match="expected a name, a pattern, several, or a function"):
+        dynaconv.plan(small(), KernelWarehouseConfig(), where=nn.Conv2d)
     with pytest.raises(NothingSelectedError, match="selects no layer of ReLU"):
         dynaconv.plan(nn.ReLU(), KernelWarehouseConfig())
 

@@ -134,8 +134,9 @@ class Values(nn.Module):
         (OneIsSpecial(), "can not follow OneIsSpecial: .*shape|size.* != 1"),
         (OneSize(), "fixes the size of its input, to 8 x 8; export it without dynamic_size"),
         (Values(), "can not follow Values: .*data-dependent"),
+        (nn.Conv2d(1, 2, 3), r"Conv2d itself fails on inputs of shape \(2, 3, 8, 8\): .*; give input_size="),
     ],
-    ids=["batch", "size", "values"],
+    ids=["batch", "size", "values", "inputs"],
 )
 def test_what_can_not_be_followed_is_told_in_a_line(network, words):
     with pytest.raises(DynaconvError, match=words) as error:

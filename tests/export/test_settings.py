@@ -65,6 +65,9 @@ def test_the_size_is_the_descriptions():
     settings = ExportSettings()
     assert example_of(nn.Conv2d(1, 2, 3), settings, description=said)[0].shape == (1, 1, 28, 28)
     assert example_of(nn.Conv2d(1, 2, 3), settings, (1, 9, 9), description=said)[0].shape == (1, 1, 9, 9)
+    for wrong in (8, (), "888"):
+        with pytest.raises(DynaconvError, match=r"input_size=.*; expected channels and sides of one image"):
+            example_of(nn.Conv2d(1, 2, 3), settings, wrong)
 
 
 def test_the_compiler_is_the_one_that_inductor_takes(tmp_path, monkeypatch):

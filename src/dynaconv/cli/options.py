@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -17,6 +18,8 @@ from dynaconv.convert import config_types
 from dynaconv.errors import DynaconvError, require
 from dynaconv.planning.table import align
 
+SECONDS_BETWEEN_LINES = 30
+"""Where a progress bar has no terminal to be drawn on."""
 SHORT = {
     "--epochs": "--schedule.epochs",
     "--batch-size": "--loader.batch_size",
@@ -233,7 +236,7 @@ def on_terminal() -> bool:
 
 @contextmanager
 def counting(text: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on the terminal while the block runs; elsewhere nothing.
+    """A progress bar on the terminal while the block runs; elsewhere a line every half minute.
 
     Args:
         text: what is counted.
@@ -243,13 +246,27 @@ def counting(text: str, total: int | None) -> Iterator[Callable[[], None]]:
         To be called after each.
     """
     if not on_terminal():
-        yield lambda: None
+        yield _lines(text, total)
         return
     progress = require("rich.progress", "train")
     columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn())
     with progress.Progress(*columns, transient=True) as bar:
         task = bar.add_task(text, total=total)
         yield lambda: bar.advance(task)
+
+
+def _lines(text: str, total: int | None) -> Callable[[], None]:
+    """Counts, and says now and then how far it has come."""
+    count, said = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal count, said
+        count += 1
+        if (now := time.monotonic()) - said >= SECONDS_BETWEEN_LINES:
+            said = now
+            print(f"{text}: {count:,}{f' of {total:,}' if total else ''}", file=sys.stderr, flush=True)
+
+    return advance
 
 
 def duration(seconds: float) -> str:

@@ -229,7 +229,7 @@ def select_layers(
         NothingSelectedError: if no layer is selected; it lists what could have been.
         PlanError: if a pattern names a layer that can not be converted, or nothing.
     """
-    if not (where is None or callable(where) or isinstance(where, str | Sequence)):
+    if isinstance(where, type) or not (where is None or callable(where) or isinstance(where, str | Sequence)):
         raise PlanError(f"where={where!r}; expected a name, a pattern, several, or a function of name and module")
     available = candidates.convertible
     usual = {spec.name for spec in (candidates.default if default is None else default)}

@@ -49,10 +49,8 @@ def example_of(
             raise DynaconvError(f"example holds {kinds}; expected a tuple of tensors, each of a batch of samples")
         return tuple(of_batch(x.detach().cpu(), batch) for x in tensors)
     size = input_size if input_size is not None else described_size(description) or usual_size(model)
-    if len(size) < 1 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise DynaconvError(
-            f"input_size={tuple(size)}; expected channels and sides of one image, such as (3, 224, 224)"
-        )
+    if not isinstance(size, Sequence) or not size or not all(isinstance(n, int) and n > 0 for n in size):
+        raise DynaconvError(f"input_size={size!r}; expected channels and sides of one image, such as (3, 224, 224)")
     return (noise((batch, *size), seed=0),)
 
 

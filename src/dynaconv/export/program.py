@@ -61,15 +61,25 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSetting
         except DynaconvError:
             raise
         except Exception as error:  # whatever a network's own code may raise where values are symbols
-            raise DynaconvError(_why_not(model, error, settings)) from error
+            raise DynaconvError(_why_not(model, example, error, settings)) from error
         tell_modules(program, folded)
     check_groups(program)
     _name_outputs(program)
     return program
 
 
-def _why_not(model: nn.Module, error: Exception, settings: ExportSettings) -> str:
-    """One line: the network, what torch.export minded, and what to do."""
+def _why_not(model: nn.Module, example: tuple[Tensor, ...], error: Exception, settings: ExportSettings) -> str:
+    """One line: the network, what it or torch.export minded, and what to do."""
+    try:
+        with torch.no_grad():
+            model(*example)
+    except Exception as own:  # then nothing is wrong with the export
+        shapes = ", ".join(str(tuple(x.shape)) for x in example)
+        said = " ".join(str(own).split())[:LONGEST_REASON]
+        return (
+            f"{type(model).__name__} itself fails on inputs of shape {shapes}: {type(own).__name__}: {said}; give "
+            "input_size=(channels, *sides) of one sample, or example= inputs that it takes"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reasons = [line.removeprefix("- ") for line in lines if line.startswith("- ")] or lines[:1]
     reason = " ".join(reasons)[:LONGEST_REASON] or "no reason given"

@@ -122,6 +122,10 @@ def test_what_can_not_be_collected_is_told(network, data):
         collect_attention(nn.Conv2d(3, 4, 1), [data[0]])
     with pytest.raises(DynaconvError, match="no image"):
         collect_attention(network, [])
+    with pytest.raises(
+        DynaconvError, match=r"batches is one tensor of shape .*; expected batches, such as images.split"
+    ):
+        collect_attention(network, data[0])
     with pytest.raises(DynaconvError, match="class numbers"):
         collect_attention(network, [data[0]], classes={0: "a"})
 

@@ -94,7 +94,7 @@ def test_only_the_layers_that_are_named(x):
         assert model[1].watcher is not None
     for options in ({"how": "twice"}, {"how": "average", "layers": {"2"}}, {"how": "average", "layers": []}):
         with (
-            pytest.raises(DynaconvError, match=r"expected one of|no attention of 2|names none"),
+            pytest.raises(DynaconvError, match=r"expected one of|no attention of 2 .*layers: 0, 1|names none"),
             perturbed(model, maps, **options),
         ):
             pass

@@ -64,6 +64,10 @@ def collect_attention(
             f"{type(model).__name__} has no layer that mixes kernels by attention; expected one of KernelWarehouse, "
             "ODConv, DY-Conv or CondConv"
         )
+    if isinstance(batches, Tensor):
+        raise DynaconvError(
+            f"batches is one tensor of shape {tuple(batches.shape)}; expected batches, such as images.split(64)"
+        )
     sums = _Sums(list(classes or ()))
     with _watched(model, {layer: sums.watcher(name) for name, layer in layers.items()}) as device:
         for batch in batches:

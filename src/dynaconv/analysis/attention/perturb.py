@@ -155,7 +155,10 @@ def perturbed(
         means.setdefault(one.layer, {})[one.kind] = one.mean
     chosen = set(means) if layers is None else {layers} if isinstance(layers, str) else set(layers)
     if unknown := chosen - (set(means) & set(known)):
-        raise DynaconvError(f"no attention of {', '.join(sorted(unknown))} was collected of this network")
+        there = ", ".join(sorted(set(means) & set(known))) or "none"
+        raise DynaconvError(
+            f"no attention of {', '.join(sorted(unknown))} was collected of this network; layers: {there}"
+        )
     if not chosen:
         raise DynaconvError(f"layers={layers!r} names none; expected some of {', '.join(means)}")
     if how not in (possible := perturbations_for(maps, chosen)):
