@@ -34,7 +34,8 @@ def test_what_is_no_finite_number_is_null(indent):
 
 
 def test_attention_of_a_network_that_has_diverged(monkeypatch, capsys):
-    maps = SimpleNamespace(summary=lambda: [{"layer": "conv1", "effective_cells": math.nan}])
+    layers = [{"layer": "conv1", "effective_cells": math.nan}]
+    maps = SimpleNamespace(summary=lambda: layers, classes=(), class_images=())
     study = SimpleNamespace(images=2, maps=maps, perturbed={}, files=())
     monkeypatch.setattr(attention_study, "attention_study", lambda *arguments, **options: study)
     assert main(["attention", "runs/x/best", "--json"]) == 0
