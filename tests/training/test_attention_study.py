@@ -8,29 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
-import dynaconv
 import dynaconv.training.attention_study as study
 from dynaconv import DynaconvError
 from dynaconv.analysis.attention import AttentionMaps
-from dynaconv.checkpoints.native import save_checkpoint
 from dynaconv.errors import ImageError
-from dynaconv.training import ImageDataModule, LoaderConfig
+from dynaconv.training import LoaderConfig
 from dynaconv.training.attention_study import attention_study
-from tests.nn.cases import animate
-from tests.training.tiny import BACKBONE, METHOD
+from tests.training.saved import save_network
+from tests.training.tiny import METHOD
 
 LOADER = LoaderConfig(batch_size=8, image_size=16)
 
 
 def saved(folder: Path, method) -> Path:
-    torch.manual_seed(0)
-    config = dynaconv.config_from_dict(method)
-    model = dynaconv.create_model("resnet18", config=config, num_classes=10, in_chans=1, **BACKBONE)
-    arguments = {"name": "resnet18", "config": method, "where": None, "num_classes": 10, "in_chans": 1}
-    data = ImageDataModule("digits", LOADER)
-    data.setup()
-    recipe = {"model": {**arguments, "backbone_kwargs": BACKBONE}, "data": "digits", **data.preprocessing()}
-    save_checkpoint(folder / "net", animate(model), recipe, {"epoch": 1, "metrics": {"val_top1": 0.5}})
+    save_network(folder / "net", method, LOADER)
     return folder / "net"
 
 

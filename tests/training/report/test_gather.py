@@ -10,28 +10,20 @@ import torch
 import dynaconv
 from dynaconv import DynaconvError
 from dynaconv.analysis.attention.collect import attention_to
-from dynaconv.checkpoints.native import save_checkpoint
-from dynaconv.training import ImageDataModule, LoaderConfig
+from dynaconv.training import LoaderConfig
 from dynaconv.training.report import gather as gathering
 from dynaconv.training.report import speed
 from dynaconv.training.report.gather import gather
-from tests.nn.cases import animate
 from tests.training.report.test_sheets import read
-from tests.training.tiny import BACKBONE, METHOD
+from tests.training.saved import save_network
+from tests.training.tiny import METHOD
 
 LOADER = LoaderConfig(batch_size=16, image_size=16)
 LIMIT = 40
 
 
 def saved(folder, method=None):
-    torch.manual_seed(0)
-    config = None if method is None else dynaconv.config_from_dict(method)
-    model = dynaconv.create_model("resnet18", config=config, num_classes=10, in_chans=1, **BACKBONE)
-    arguments = {"name": "resnet18", "config": method, "where": None, "num_classes": 10, "in_chans": 1}
-    data = ImageDataModule("digits", LOADER)
-    data.setup()
-    recipe = {"model": {**arguments, "backbone_kwargs": BACKBONE}, "data": "digits", **data.preprocessing()}
-    save_checkpoint(folder / "net", animate(model), recipe, {"epoch": 3, "metrics": {"val_top1": 0.5}})
+    model, data = save_network(folder / "net", method, LOADER)
     images, labels = zip(*data.val_dataloader(), strict=True)
     return model.eval(), torch.cat(images)[:LIMIT], torch.cat(labels)[:LIMIT]
 
