@@ -28,7 +28,8 @@ FILES: dict[Runtime, tuple[Format, Target]] = {
 }
 """What a runtime reads, and for whom it is made."""
 PROGRESS = 0.5
-"""Of the temperature's schedule. It changes no operation; at the end, outputs of fresh networks can not be compared."""
+"""Of the temperature's schedule: one more addition per attention; at its end, outputs of fresh networks can not be
+compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
