@@ -177,6 +177,26 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(whole, run, spoil
     assert not list(run.glob(".*.tmp"))
 
 
+def test_processes_that_do_not_know_their_rank_touch_nothing(run, tmp_path, monkeypatch):
+    """Before there is a Trainer, each may be the first one; what looks unfinished is what another is writing."""
+
+    def refuse(*_):
+        raise DynaconvError("no trainer")
+
+    monkeypatch.setattr("dynaconv.training.runs.fitting.make_trainer", refuse)
+    damage(run / "last.ckpt")
+    new = tmp_path / "new"
+    new.mkdir()
+    for folder in (run, new):
+        (folder / ".data.json.0123.tmp").touch()
+    before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
+    with pytest.warns(RunWarning, match="going on from the one before it"), pytest.raises(DynaconvError, match="no tr"):
+        resume(run)
+    with pytest.raises(DynaconvError, match="no trainer"):
+        fit(RECIPE, new)
+    assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
+
+
 def test_both_damaged(run):
     for name in ("last.ckpt", "previous.ckpt"):
         damage(run / name)

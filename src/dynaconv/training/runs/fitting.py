@@ -14,7 +14,7 @@ import yaml
 
 import dynaconv
 from dynaconv.errors import DynaconvError
-from dynaconv.files import clean_temporaries, write_text
+from dynaconv.files import write_text
 from dynaconv.training._lightning import (
     Callback,
     RichProgressBar,
@@ -42,6 +42,7 @@ from dynaconv.training.runs.resuming import (
     check_recipe,
     find_checkpoint,
     recipe_differences,
+    tidy,
 )
 from dynaconv.training.runs.saving import RESUME_FILE, RunCheckpoint, holds_run
 from dynaconv.training.runs.task import AnyRecipe, Task
@@ -110,7 +111,6 @@ def fit(
     folder = Path(run_dir)
     if holds_run(folder):
         raise DynaconvError(f"{folder} already holds a run; resume it, or choose another folder")
-    rank_zero_only(clean_temporaries)(folder)
     return _run(task, recipe, folder, None, report, progress_bar, callbacks, before, ready)
 
 
@@ -245,6 +245,7 @@ def _run(
         trainer = make_trainer(recipe, folder, [*every, *callbacks], progress_bar, first_step)
         if found is not None:
             check_iteration(found, recipe, trainer.world_size)
+        rank_zero_only(tidy)(folder, found)  # after the trainer, which knows what each process's rank is
         rank_zero_only(save_recipe)(task.located(recipe), folder / CONFIG_FILE)
         if found is None:
             note_data(start.data, folder)

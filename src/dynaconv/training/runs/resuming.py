@@ -11,7 +11,6 @@ from typing import Any
 
 from dynaconv.errors import CheckpointError, DynaconvError, RunWarning
 from dynaconv.files import clean_temporaries
-from dynaconv.training._lightning import rank_zero_only
 from dynaconv.training.config import RunRecipe
 from dynaconv.training.runs.sealed import DAMAGED_FILE, NOTE, PREVIOUS_FILE, RESUME_FILE, link_or_copy, read_sealed
 
@@ -53,7 +52,8 @@ class Checkpointed:
 def find_checkpoint(folder: Path, recipe: type[RunRecipe]) -> Checkpointed:
     """The checkpoint that a run goes on from: the last one, or the previous one where the last is damaged or missing.
 
-    What a killed process left unfinished is deleted. A damaged file is renamed and kept, and a warning says so.
+    Nothing is written, since every process of a run looks for itself: :func:`tidy` does that. A warning tells of a
+    damaged file.
 
     Args:
         folder: of the run.
@@ -62,7 +62,6 @@ def find_checkpoint(folder: Path, recipe: type[RunRecipe]) -> Checkpointed:
     Raises:
         CheckpointError: if neither is whole; it says why.
     """
-    rank_zero_only(clean_temporaries)(folder)
     reasons = []
     for name in (RESUME_FILE, PREVIOUS_FILE):
         path = folder / name
@@ -76,9 +75,22 @@ def find_checkpoint(folder: Path, recipe: type[RunRecipe]) -> Checkpointed:
             warnings.warn(
                 RunWarning(f"{reasons[0]}; going on from the one before it, optimiser step {found.step}"), stacklevel=3
             )
-            rank_zero_only(_promote)(folder)
         return found
     raise CheckpointError("; ".join(reasons))
+
+
+def tidy(folder: Path, found: Checkpointed | None) -> None:
+    """Delete what a killed process left unfinished; rename a damaged checkpoint, which is kept.
+
+    For one process alone, before any of them writes: a file that another is writing has a temporary name, too.
+
+    Args:
+        folder: of the run.
+        found: what it goes on from; None for a new run.
+    """
+    clean_temporaries(folder)
+    if found is not None and found.path.name == PREVIOUS_FILE:
+        _promote(folder)
 
 
 def check_recipe(found: Checkpointed, recipe: RunRecipe, folder: Path) -> None:
