@@ -105,11 +105,11 @@ def said(page, figure: str = ".map") -> str:
 
 def test_values_under_the_pointer(page):
     over(page, 3, 4)  # the second layer's second mixture: 0.2 + (1 - 4) / 10
-    expected = "conv2 <b>, mixture 1 of 2, cell 4 of 6: −0.100, average over 30 images"
+    expected = "conv2 <b>, mixture [1] of 2, cell [4] of 6: −0.100, average over 30 images"
     assert page.locator("#tip").text_content() == said(page) == expected
     assert page.locator("#tip").is_visible()
     over(page, 1, 1)
-    assert said(page) == "conv1 <b>, mixture 1 of 2, cell 1 of 6: 0.100, average over 30 images; assigned"
+    assert said(page) == "conv1 <b>, mixture [1] of 2, cell [1] of 6: 0.100, average over 30 images; assigned"
     page.mouse.move(5, 5)
     assert page.locator("#tip").is_hidden()
 
@@ -119,14 +119,14 @@ def test_values_by_keyboard(page):
     canvas.focus()
     assert page.locator(".cursor").is_hidden()
     for key, where in (
-        ("ArrowDown", "conv1 <b>, mixture 0 of 2, cell 0"),  # the first key shows where one is
-        ("ArrowDown", "conv1 <b>, mixture 1 of 2, cell 0"),
-        ("End", "conv1 <b>, mixture 1 of 2, cell 5"),
-        ("ArrowRight", "conv1 <b>, mixture 1 of 2, cell 5"),
-        ("PageDown", "conv2 <b>, mixture 0 of 2, cell 5"),
-        ("ArrowLeft", "conv2 <b>, mixture 0 of 2, cell 4"),
-        ("PageUp", "conv1 <b>, mixture 0 of 2, cell 4"),
-        ("Home", "conv1 <b>, mixture 0 of 2, cell 0"),
+        ("ArrowDown", "conv1 <b>, mixture [0] of 2, cell [0]"),  # the first key shows where one is
+        ("ArrowDown", "conv1 <b>, mixture [1] of 2, cell [0]"),
+        ("End", "conv1 <b>, mixture [1] of 2, cell [5]"),
+        ("ArrowRight", "conv1 <b>, mixture [1] of 2, cell [5]"),
+        ("PageDown", "conv2 <b>, mixture [0] of 2, cell [5]"),
+        ("ArrowLeft", "conv2 <b>, mixture [0] of 2, cell [4]"),
+        ("PageUp", "conv1 <b>, mixture [0] of 2, cell [4]"),
+        ("Home", "conv1 <b>, mixture [0] of 2, cell [0]"),
     ):
         page.keyboard.press(key)
         assert said(page).startswith(where), key
@@ -157,7 +157,7 @@ def test_screen_readers_hear_keys_and_taps_alone(page):
     svg = page.locator(".chart svg[tabindex]").first
     svg.scroll_into_view_if_needed()
     svg.hover()
-    assert said(page).startswith("conv1 <b>, mixture 1 of 2, cell 1")
+    assert said(page).startswith("conv1 <b>, mixture [1] of 2, cell [1]")
     assert said(page, ".chart").startswith("epoch")
     assert spoken() == ""
     over(page, 3, 4)
@@ -183,10 +183,10 @@ def test_names_of_classes_are_whole(page):
 def test_averages_of_classes(page):
     page.select_option("#average", label=f"images of {CLASSES[1]}")
     over(page, 3, 4)
-    assert said(page).endswith(f"cell 4 of 6: 0.0100, average over images of {CLASSES[1]} minus that over all")
+    assert said(page).endswith(f"cell [4] of 6: 0.0100, average over images of {CLASSES[1]} minus that over all")
     page.uncheck("#difference")
     over(page, 3, 4)
-    assert said(page).endswith(f"cell 4 of 6: −0.0900, average over images of {CLASSES[1]}")
+    assert said(page).endswith(f"cell [4] of 6: −0.0900, average over images of {CLASSES[1]}")
     page.select_option("#average", label="all images")
     assert page.locator("#difference").is_disabled()
 
@@ -223,7 +223,7 @@ def test_a_phone(page):
     page.evaluate("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     over(page, 2, 0)
-    assert said(page).startswith("conv2 <b>, mixture 0 of 2, cell 0 of 6: 0.200")
+    assert said(page).startswith("conv2 <b>, mixture [0] of 2, cell [0] of 6: 0.200")
     box = page.locator("#tip").bounding_box()
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 320

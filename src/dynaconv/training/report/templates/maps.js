@@ -127,8 +127,8 @@ class Sheet {
     const value = number(this.read(row, column, this.chosen), this.step(row, column, this.chosen));
     const whose = which < 0 ? `average over ${content.images.toLocaleString("en")} images` : `average over images of ${content.classes[which]}`;
     const where = this.shared
-      ? `${layer}, mixture ${row - this.starts[index]} of ${mixtures}, cell ${column} of ${this.columns}`
-      : `${layer}, kernel ${column} of ${this.columns}`;
+      ? `${layer}, mixture [${row - this.starts[index]}] of ${mixtures}, cell [${column}] of ${this.columns}`
+      : `${layer}, kernel [${column}] of ${this.columns}`;
     const mark = this.fixed.has(row * this.columns + column) ? "; assigned" : "";
     return `${where}: ${value}, ${whose}${apart ? " minus that over all" : ""}${mark}`;
   }
