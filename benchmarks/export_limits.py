@@ -1,6 +1,7 @@
 """What can be exported in which format, tried on small networks.
 
-    python benchmarks/export_limits.py --page docs/export.md      # a minute on one core; --aoti tries AOTInductor, too
+    python benchmarks/export_limits.py --page docs/export.md    # AOTInductor compiles every entry: a minute or two each
+    python benchmarks/export_limits.py --quick                  # without it, a minute on one core
 
 The table's rows are what a network or a request may be, its columns the formats and their runtimes.
 """
@@ -11,6 +12,7 @@ import argparse
 import re
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ COLUMNS = {
     "ONNX in onnxruntime": ("onnx", "onnxruntime"),
     "ONNX in OpenVINO": ("onnx", "openvino"),
     "torch-export": ("torch-export", "torch"),
-    "aoti": ("aoti", "torch"),
+    "AOTInductor": ("aoti", "torch"),
 }
 
 
@@ -174,10 +176,13 @@ def _settled(model: nn.Module, size: Sequence[int]) -> nn.Module:
 def rows(columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """What comes of every case, by name and column."""
     formats = dict.fromkeys(COLUMNS[column][0] for column in columns)
-    found = {}
+    found, started = {}, time.perf_counter()
     for name, case in CASES.items():
         made = {format: attempt(case, format) for format in formats}
         found[name] = {column: made[COLUMNS[column][0]].get(COLUMNS[column][1], "not run") for column in columns}
+        seconds = time.perf_counter() - started
+        left = seconds / len(found) * (len(CASES) - len(found))
+        print(f"{len(found)} of {len(CASES)}, {seconds:.0f} s, {left:.0f} s left: {name}", file=sys.stderr, flush=True)
     return found
 
 
@@ -196,9 +201,11 @@ def short(text: str) -> str:
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--page", type=Path, default=None, help="a page whose table is filled")
-    flags.add_argument("--aoti", action="store_true", help="also AOTInductor, which takes minutes")
+    flags.add_argument("--quick", action="store_true", help="without AOTInductor, which compiles for minutes; no page")
     options = flags.parse_args()
-    columns = [column for column in COLUMNS if options.aoti or column != "aoti"]
+    if options.quick and options.page is not None:
+        flags.error("--quick leaves a column out; --page needs all of them")
+    columns = [column for column in COLUMNS if not options.quick or COLUMNS[column][0] != "aoti"]
     found = rows(columns)
     for name, row in found.items():
         for column, text in row.items():

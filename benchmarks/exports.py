@@ -77,13 +77,13 @@ def enliven(model: nn.Module, pixels: int) -> None:
 def make(name: str, detection: bool, pixels: int) -> tuple[nn.Module, int]:
     """A network, and the side of its images."""
     torch.manual_seed(0)
-    if get_preset(name).backbone.startswith("deit"):
-        pixels = max(pixels, 64)
-        model = dynaconv.create_model(name, img_size=pixels)
-    elif detection:
+    if detection:
         from dynaconv.detection import DetectorConfig, create_detector
 
         model = create_detector(name, num_classes=3, detector=DetectorConfig()).get_submodule("backbone")
+    elif get_preset(name).backbone.startswith("deit"):
+        pixels = max(pixels, 64)
+        model = dynaconv.create_model(name, img_size=pixels)
     else:
         model = dynaconv.create_model(name)
     enliven(model, pixels)
