@@ -1,9 +1,9 @@
-"""What MkDocs does for this project beside its plugins: formulas, and files of the repository that pages link to.
+"""What MkDocs does here beside its plugins: formulas, pictures, a page's language, and files that pages link to.
 
 Pages are written to be read in the repository too. There a link to ``../examples/serve/README.md`` works as it is; in
 the site the file becomes a page of its own, ``repository/examples/serve/README.md``: Markdown as it is, code and YAML
 as one block. What such pages link to follows in the same way. Formulas become MathML while the site is built, which
-browsers draw without a script.
+browsers draw without a script, and pictures become links to themselves, since few fit a phone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()([^()#:\s]+)(?=(?:#[^()\s]*)?\))")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+PICTURE = re.compile(r'(?<!">)<img [^>]*?src="([^"]+)"[^>]*>')
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".txt": "text", "": "text"}
 
 
@@ -61,11 +62,13 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
 
 
 def on_page_content(content: str, *, page: Any, config: Any, files: Any) -> str:
-    """Write formulas as MathML.
+    """Write formulas as MathML, and link pictures to their files.
 
     Raises:
         PluginError: if a formula is none.
     """
+    if not re.search("<h[2-6]", content):
+        page.meta["hide"] = ["toc"]  # nothing to list there, and tables need the room
 
     def draw(found: re.Match[str]) -> str:
         formula = html.unescape(found[2]).strip()
@@ -77,7 +80,14 @@ def on_page_content(content: str, *, page: Any, config: Any, files: Any) -> str:
             raise PluginError(f"{page.file.src_uri}: a command that MathML has no sign for: {formula}")
         return drawn
 
-    return FORMULA.sub(draw, content)
+    return PICTURE.sub(r'<a class="picture" href="\1">\g<0></a>', FORMULA.sub(draw, content))
+
+
+def on_post_page(output: str, *, page: Any, config: Any) -> str:
+    """Name the language of a page in Chinese, by which browsers pick fonts and screen readers a voice."""
+    if not page.file.src_uri.endswith(".zh.md"):
+        return output
+    return output.replace('<html lang="en"', '<html lang="zh-Hans"', 1)
 
 
 def _source(uri: str) -> str:
