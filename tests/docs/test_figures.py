@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import dynaconv
+from dynaconv.cli.main import COMMANDS
 from dynaconv.models import get_preset
 from tests.docs.pages import DOCS, PAGES, name_of
 
@@ -57,6 +58,21 @@ def test_measured_figures_stand_where_the_page_says(page):
         text = (page.parent / source).read_text()
         for figure in FIGURE.findall(claim):
             assert figure in text, f"{figure} is not in {source}: {claim}"
+
+
+def test_ratios_of_networks_are_those_of_the_page_on_speed():
+    speed = (DOCS / "speed.md").read_text().partition("### Small images")[0]
+    rows = [(row, name) for row, name in preset_rows(DOCS / "choosing.md") if re.search(r"\d\.\d\dx", row)]
+    assert len(rows) > 5
+    for row, name in rows:
+        measured = "\n".join(line for line in speed.splitlines() if line.startswith(f"| {name} |"))
+        for figure in re.findall(r"\d\.\d\dx|[\d,]+(?= \()|(?<=\()[\d,]+(?=\))", row):
+            assert f" {figure} " in measured, f"{figure}: {row}"
+
+
+def test_every_command_is_listed():
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| \[", (DOCS / "commands.md").read_text(), re.MULTILINE)
+    assert dict(rows) == COMMANDS
 
 
 def test_the_reference_is_complete():
