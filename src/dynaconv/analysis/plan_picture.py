@@ -53,7 +53,7 @@ def draw_plan(plan: Plan, warehouses: Sequence[str] | None = None, title: str | 
     for row, house, layers in zip(rows[:, 0], houses, members, strict=True):
         row.suptitle(
             f"{house.name}: n = {house.num_cells} cells of {format_shape(house.cell_shape)} "
-            f"for {house.num_mixtures} mixtures of {len(layers)} layers",
+            f"for {house.num_mixtures} mixtures of {len(layers)} layer{'s' * (len(layers) > 1)}",
             fontsize=10,
             fontweight="bold",
         )
