@@ -129,13 +129,19 @@ def save_scale_picture(cases: Sequence[Case], path: str | Path) -> Path:
         panels.insert(0, _over_images)
     if len({case.budget for case in budgets}) > 1:
         panels.insert(0, _over_budgets)
-    figure = new_figure(4.4 * len(panels), 3.6)
+    rows = -(-len(panels) // 2)
+    figure = new_figure(9.6, 4.4 * rows)
     shown = [case for case in cases if case.cost.batch_size == largest]
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    places = figure.subplots(rows, 2).flatten()
+    for axes in places[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(places, panels, strict=False):
         panel(axes, cases if panel is _over_images else budgets if panel is _over_budgets else shown)
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7)
+        axes.legend(
+            fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False
+        )  # covers nothing
     return save_figure(figure, path)
 
 
