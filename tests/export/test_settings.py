@@ -74,9 +74,8 @@ def test_the_compiler_is_the_one_that_inductor_takes(tmp_path, monkeypatch):
     from torch._inductor import config
 
     monkeypatch.setattr(
-        "torch._inductor.aoti_compile_and_package", lambda program, package_path: done.append(package_path)
+        "torch._inductor.aoti_compile_and_package", lambda program, package_path: package_path.write(b"a library")
     )
-    done: list[str] = []
     with (
         config.patch({"cpp.cxx": (None, "no-compiler-of-this-name")}),
         pytest.raises(DynaconvError, match=r"no compiler works here .*'no-compiler-of-this-name'.*CXX"),
@@ -87,7 +86,7 @@ def test_the_compiler_is_the_one_that_inductor_takes(tmp_path, monkeypatch):
     wrapper.chmod(0o755)
     with config.patch({"cpp.cxx": (None, f"{wrapper} g++")}):
         torch_files.write_aoti(None, tmp_path / "net.pt2")  # type: ignore[arg-type]
-    assert done == [str(tmp_path / "net.pt2")]
+    assert (tmp_path / "net.pt2").read_text() == "a library"
 
 
 def test_inputs_go_to_the_device_that_a_library_was_compiled_for(monkeypatch):

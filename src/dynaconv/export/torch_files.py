@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -17,13 +18,24 @@ def write_program(program: ExportedProgram, path: Path) -> None:
     Args:
         program: of :func:`dynaconv.export.program.trace`.
         path: the file, ending in ``.pt2``.
+
+    Raises:
+        DynaconvError: if inputs or outputs are of a class that files do not know.
     """
     graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, fx.GraphModule)]
     for graph in graphs:
         assert isinstance(graph, fx.Graph)
         for node in graph.nodes:
             node.meta.pop("stack_trace", None)
-    torch.export.save(program, str(path))
+    content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
+    try:
+        torch.export.save(program, content)
+    except NotImplementedError as error:  # named tuples, and classes of the network's own
+        raise DynaconvError(
+            f"torch.export can not save what the network takes or gives: {str(error).splitlines()[0]} Let it give a "
+            "tuple or a dictionary"
+        ) from error
+    path.write_bytes(content.getbuffer())
 
 
 def write_aoti(program: ExportedProgram, path: Path) -> None:
@@ -50,8 +62,10 @@ def write_aoti(program: ExportedProgram, path: Path) -> None:
             "environment variable CXX"
         ) from error
     try:
-        aoti_compile_and_package(program, package_path=str(path))
+        content = io.BytesIO()
+        aoti_compile_and_package(program, package_path=content)
     except Exception as error:  # whatever the compiler, or what it makes of a network of somebody's, may raise
         raise DynaconvError(
             f"AOTInductor does not compile the network: {str(error).strip().splitlines()[0]}"
         ) from error
+    path.write_bytes(content.getbuffer())
