@@ -94,7 +94,8 @@ def test_a_folder_takes_the_file(checkpoint, tmp_path, monkeypatch):
 
     monkeypatch.setattr(dynaconv, "export", export)
     assert main(["export", str(checkpoint), str(tmp_path)]) == 2
-    assert places == [(tmp_path / "best.onnx", (1, 32, 32))]
+    assert main(["export", str(checkpoint), f"{tmp_path}/new/"]) == 2
+    assert places == [(tmp_path / "best.onnx", (1, 32, 32)), (tmp_path / "new" / "best.onnx", (1, 32, 32))]
 
 
 def test_a_model_that_does_not_exist(capsys):

@@ -104,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
     for note in subject.notes:
         print(f"note: {note}", file=sys.stderr)
     out = Path(values.out or subject.name)
-    if values.out is not None and out.is_dir():
+    if values.out is not None and (out.is_dir() or values.out.endswith(("/", os.sep))):
         out /= Path(subject.name).name + SUFFIXES[settings.format]
     if not out.suffix or values.out is None:
         out = out.with_name(out.name + SUFFIXES[settings.format])
