@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import glob
+import json
 import math
 import shutil
 import time
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dynaconv.errors import DynaconvError, MissingExtraError, ParityError
-from dynaconv.export.inputs import check_inputs, example_of
+from dynaconv.export.inputs import check_inputs, example_of, growth_of
 from dynaconv.export.locate import locate
-from dynaconv.export.network import deployable
+from dynaconv.export.network import copied, deployable, unwrapped
 from dynaconv.export.onnx_file import move_numbers, name_by_content, numbers_beside, write_onnx
 from dynaconv.export.opsets import NATIVE, check_opset
 from dynaconv.export.parity import Comparison, Reference, compare, make_reference, tolerance_of
-from dynaconv.export.program import trace
+from dynaconv.export.program import trace, undisturbed
 from dynaconv.export.report import ExportReport
 from dynaconv.export.runtimes import RUNTIMES, Runtime, import_runtime
 from dynaconv.export.settings import SUFFIXES, ExportSettings, Format
@@ -46,6 +46,7 @@ PREPROCESSING = ("image_size", "mean", "std", "crop_pct", "interpolation")
 """What a checkpoint's description says of images, under the names of ``dynaconv.training.config``."""
 
 
+@undisturbed()
 def export(
     model: nn.Module,
     path: str | Path,
@@ -91,7 +92,7 @@ def export(
         ...     export(net, f"{folder}/net", format="torch-export", input_size=(3, 8, 8)).passed
         True
     """
-    chosen = _settings(format, settings)
+    model, chosen = unwrapped(model), _settings(format, settings)
     say = tell or (lambda text: None)
     place = _place(Path(path), chosen)
     if chosen.format == "onnx":
@@ -105,7 +106,10 @@ def export(
         raise DynaconvError(
             "the network is in bfloat16, that not all of ONNX takes; export model.float(), or with half=True"
         )
+    if chosen.format == "onnx" and dtype == torch.float64:
+        raise DynaconvError("the network is in float64, in which onnxruntime has no convolutions; export model.float()")
     inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+    said = _properties(model, description, tuple(inputs[0].shape[2:]))
 
     with _timed(seconds, "prepare"):
         say("preparing a copy of the network")
@@ -126,7 +130,6 @@ def export(
             say(f"writing {chosen.format}")
             source, opset, constants = program, None, None
             if chosen.format == "onnx":
-                said = _properties(model, description, tuple(inputs[0].shape[2:]))
                 written = write_onnx(program, made, chosen.opset or NATIVE, *names, said)
                 source, opset = written.program, written.opset
                 constants = sum(onnx_constants(made).values())
@@ -155,7 +158,8 @@ def export(
         if chosen.check:
             with _timed(seconds, "check"):
                 say("computing what is expected, in float64")
-                reference = make_reference(model, check_inputs(inputs, chosen), dtype)
+                cases = check_inputs(inputs, chosen, growth_of(network, inputs, chosen))
+                reference = make_reference(model, cases, dtype)
                 report = _checked(report, model, source, made, reference, say)
         if chosen.weights != "float32" and not report.failed:
             with _timed(seconds, "weights"):
@@ -217,25 +221,36 @@ def _network(model: nn.Module, settings: ExportSettings, dtype: torch.dtype) -> 
     first = next(model.parameters(), None)
     elsewhere = first is not None and first.device.type != "cpu" and settings.format != "aoti"
     if settings.half or elsewhere:
-        model = copy.deepcopy(model)
+        model = copied(model)
         model = model.to("cpu") if elsewhere else model
         model = model.to(dtype) if settings.half else model
     return deployable(model, settings.max_extra_mb)
 
 
 def _properties(model: nn.Module, description: Mapping[str, Any] | None, sides: tuple[int, ...]) -> dict[str, Any]:
-    """What a file says of itself; ``sides`` are of the images that it was made for."""
+    """What a file says of itself; ``sides`` are of the images that it was made for.
+
+    Raises:
+        DynaconvError: if the description holds what is no JSON, or classes that are no list.
+    """
     said: dict[str, Any] = {"description": {"name": type(model).__name__}}
     if description is not None:
-        said["description"] = dict(description.get("model", {}))
+        said["description"] = dict(description.get("model") or {})
         if "classes" in description:
-            said["classes"] = list(description["classes"])
+            names = description["classes"]
+            if isinstance(names, str | Mapping):  # whose letters, or keys, would be taken for names
+                raise DynaconvError(f"classes of the description are {names!r}; expected a list of names, by output")
+            said["classes"] = list(names)
         if images := {key: description[key] for key in PREPROCESSING if key in description}:
             if "image_size" in images and sides:
                 images["image_size"] = sides[0] if len(set(sides)) == 1 else list(sides)
             said["preprocessing"] = images
     if (temperature := get_temperature(model)) is not None:
         said["description"]["temperature"] = temperature
+    try:
+        json.dumps(said)
+    except TypeError as error:
+        raise DynaconvError(f"a file can not say what is in the description: {error}") from error
     return said
 
 

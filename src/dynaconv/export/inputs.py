@@ -47,7 +47,7 @@ def example_of(
         if not tensors or not all(isinstance(x, Tensor) and x.dim() and x.shape[0] for x in tensors):
             kinds = ", ".join(type(x).__name__ for x in tensors) or "nothing"
             raise DynaconvError(f"example holds {kinds}; expected a tuple of tensors, each of a batch of samples")
-        return tuple(of_batch(x.detach().cpu(), batch) for x in tensors)
+        return tuple(of_batch(x.detach().cpu(), batch).contiguous() for x in tensors)
     size = input_size if input_size is not None else described_size(description) or usual_size(model)
     if not isinstance(size, Sequence) or not size or not all(isinstance(n, int) and n > 0 for n in size):
         raise DynaconvError(f"input_size={size!r}; expected channels and sides of one image, such as (3, 224, 224)")
@@ -99,28 +99,54 @@ def of_batch(x: Tensor, batch: int) -> Tensor:
     return x[torch.arange(batch) % x.shape[0]]
 
 
-def check_inputs(example: Sequence[Tensor], settings: ExportSettings) -> list[tuple[Tensor, ...]]:
+def check_inputs(
+    example: Sequence[Tensor], settings: ExportSettings, growth: int | None = GROWTH
+) -> list[tuple[Tensor, ...]]:
     """Inputs to compare a file with its network on: every batch size, at every image size.
 
     Args:
         example: that the network was traced with.
         settings: what may vary. Where the batch may not, there are several batches, whose outputs differ.
+        growth: of :func:`growth_of`.
 
     Returns:
         Lists of inputs: the example's floating-point tensors as noise of about its mean and spread, others repeated.
     """
     batches = BATCHES if settings.dynamic_batch else (settings.batch_size,) * FIXED_SAMPLES
     found = []
-    for larger in (False, True) if settings.dynamic_size else (False,):
+    for more in (0, growth) if settings.dynamic_size else (0,):
         for number, batch in enumerate(batches):
-            found.append(tuple(_like(x, batch, larger, seed=100 * larger + number + 1) for x in example))
+            seed = number + 1 + (0 if more == 0 else 100)
+            found.append(tuple(_like(x, batch, more, seed) for x in example))
     return found
 
 
-def _like(x: Tensor, batch: int, larger: bool, seed: int) -> Tensor:
+def growth_of(model: nn.Module, example: Sequence[Tensor], settings: ExportSettings) -> int | None:
+    """By how many pixels the first side of the second image size is longer: GROWTH; None: it is twice as long.
+
+    That is for networks that take multiples of a number alone, as of the size of their patches.
+
+    Args:
+        model: the network, in evaluation.
+        example: that it was traced with.
+        settings: what may vary.
+    """
+    if not settings.dynamic_size:
+        return GROWTH
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    larger = [_like(x, x.shape[0], GROWTH, seed=0).to(device) for x in example]
+    try:
+        with torch.no_grad():
+            model(*larger)
+    except Exception:  # whatever a network's own code may raise
+        return None
+    return GROWTH
+
+
+def _like(x: Tensor, batch: int, growth: int | None, seed: int) -> Tensor:
     shape = list(x.shape[1:])
-    if larger and len(shape) > 1:
-        shape[1] += GROWTH
+    if len(shape) > 1:
+        shape[1] = 2 * shape[1] if growth is None else shape[1] + growth
     if not x.is_floating_point():
         if shape != list(x.shape[1:]):
             raise DynaconvError(f"an input of type {x.dtype} can not be made longer; leave dynamic_size out")

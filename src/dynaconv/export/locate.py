@@ -8,7 +8,6 @@ after it agreeing is the one.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from dynaconv.errors import require
+from dynaconv.export.network import copied
 from dynaconv.export.parity import Expected, error_of
 from dynaconv.export.runtimes import Runtime, open_session
 from dynaconv.export.signature import program_device
@@ -97,7 +97,7 @@ def module_outputs(model: nn.Module, names: Iterable[str], inputs: tuple[Tensor,
 
         return hook
 
-    exact = copy.deepcopy(model).cpu().eval()
+    exact = copied(model).cpu().eval()
     kind = torch.float64
     modules = dict(exact.named_modules())
     for name in names:

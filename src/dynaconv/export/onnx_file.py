@@ -89,6 +89,9 @@ def write_onnx(
         raise DynaconvError("PyTorch's ONNX exporter gave no program")
     model: Any = made.model
     _fold(model)
+    named = (*zip(model.graph.inputs, inputs, strict=False), *zip(model.graph.outputs, outputs, strict=False))
+    for value, name in named:  # where a value is given twice, or an input is given, folding changes names
+        value.name = name
     if opset < NATIVE:
         lower(model)
     _name_nodes(model.graph)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import DynaconvError
+from dynaconv.export.network import copied
 from dynaconv.export.runtimes import RUNTIMES, Runtime, import_runtime, open_session, tensors_of
 from dynaconv.export.settings import ExportSettings
 
@@ -128,7 +129,7 @@ def make_reference(model: nn.Module, inputs: Sequence[tuple[Tensor, ...]], dtype
     Raises:
         DynaconvError: if the network's outputs are not finite, or are no longer in the file's type.
     """
-    plain = copy.deepcopy(model).cpu().eval()
+    plain = copied(model).cpu().eval()
     exact, notes = copy.deepcopy(plain).double(), []
     try:
         wanted = [_run(exact, x, torch.float64) for x in inputs]
@@ -170,6 +171,12 @@ def make_reference(model: nn.Module, inputs: Sequence[tuple[Tensor, ...]], dtype
         notes.append(
             f"{len(still)} norms multiply by zero, as in a fresh network ({still[0]}, ...); what is before them was "
             "not compared"
+        )
+    same = [i for i in range(len(scales)) if max(_spreads([o[i] for o in wanted]), default=1.0) == 0]
+    if same:
+        notes.append(
+            f"output {', '.join(map(str, same))} is the same for all inputs, so that a file which ignores them would "
+            "pass; give example=, inputs that it is used to, or train it first"
         )
     flat = [i for i, scale in enumerate(scales) if scale < 1e-3 * _largest([o[i] for o in wanted])]
     if flat:
@@ -292,6 +299,12 @@ def _scale(outputs: Sequence[Tensor]) -> float:
     input would pass; relative to how they differ, it does not.
     """
     largest = _largest(outputs)
+    scale = min([largest, *_spreads(outputs)])
+    return scale or largest or 1.0
+
+
+def _spreads(outputs: Sequence[Tensor]) -> list[float]:
+    """The largest difference of two samples at one place of an output, by the output's shape."""
     by_shape: dict[tuple[int, ...], list[Tensor]] = {}
     for y in outputs:
         by_shape.setdefault(tuple(y.shape[1:]), []).append(y)
@@ -300,5 +313,4 @@ def _scale(outputs: Sequence[Tensor]) -> float:
         rows = torch.cat(same) if same[0].dim() else torch.stack(same)
         if rows.shape[0] > 1 and rows.numel():
             spreads.append(float((rows.amax(0) - rows.amin(0)).max()))
-    scale = min([largest, *spreads])
-    return scale or largest or 1.0
+    return spreads

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
@@ -19,6 +23,18 @@ from dynaconv.ops.graphs import graph_for
 
 BATCH = "batch"
 LONGEST_REASON = 300
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """One thread, as torch.export changes PyTorch while it follows a network; and no autocast of the caller's."""
+    accelerator = torch.accelerator.current_accelerator()
+    with ExitStack() as stack:
+        stack.enter_context(_ONE_AT_A_TIME)
+        for kind in ("cpu", *(() if accelerator is None else (accelerator.type,))):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSettings) -> ExportedProgram:
@@ -38,6 +54,12 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSetting
     Raises:
         DynaconvError: if the network can not be followed, or allows no other batch or size.
     """
+    if settings.dynamic_size and all(x.dim() < 3 for x in example):
+        taken = ", ".join(str(tuple(x.shape)) for x in example)
+        raise DynaconvError(
+            f"no side of the input {taken} could vary: sizes follow batch and channels; expected inputs such as (B, C, "
+            "length), or no dynamic_size"
+        )
     batch = Dim(BATCH, min=1)
     shapes = tuple(
         {
@@ -53,11 +75,12 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSetting
         graph_for(settings.runtime, settings.dynamic_batch),
     ):
         try:
-            program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(model, example, dynamic_shapes=_by_argument(model, shapes), strict=False)
             _check_inputs(program, settings)
             folded = program.module(check_guards=False)
             fold(folded)
-            program = torch.export.export(folded, example, dynamic_shapes=shapes, strict=False)
+            _part_outputs(folded, settings)
+            program = torch.export.export(folded, example, dynamic_shapes=_by_argument(folded, shapes), strict=False)
         except DynaconvError:
             raise
         except Exception as error:  # whatever a network's own code may raise where values are symbols
@@ -66,6 +89,32 @@ def trace(model: nn.Module, example: tuple[Tensor, ...], settings: ExportSetting
     check_groups(program)
     _name_outputs(program)
     return program
+
+
+def _by_argument(model: nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What varies, argument by argument: ``*args`` is one that takes several inputs."""
+    try:
+        return tuple(inspect.signature(model.forward).bind(*shapes).arguments.values())
+    except TypeError:  # the network takes another number, as will be told
+        return shapes
+
+
+def _part_outputs(module: fx.GraphModule, settings: ExportSettings) -> None:
+    """Give every output a value of its own, and drop from ONNX what is no tensor.
+
+    What is given twice, an input, or a constant would otherwise bear one name alone.
+    """
+    (output,) = module.graph.find_nodes(op="output")
+    parts: list[Any] = []
+    for part in output.args[0]:
+        tensor = isinstance(part, fx.Node) and isinstance(part.meta.get("val"), Tensor)
+        if tensor and (part in parts or part.op in ("placeholder", "get_attr")):
+            with module.graph.inserting_before(output):
+                part, source = module.graph.call_function(torch.ops.aten.clone.default, (part,)), part
+            part.meta = dict(source.meta)
+        parts.append(part if tensor or settings.format != "onnx" else None)
+    output.args = (tuple(parts),)
+    module.recompile()
 
 
 def _why_not(model: nn.Module, example: tuple[Tensor, ...], error: Exception, settings: ExportSettings) -> str:
@@ -130,8 +179,8 @@ def check_groups(program: ExportedProgram) -> None:
             )
 
 
-def _calls(module: torch.fx.GraphModule) -> list[torch.fx.Node]:
-    graphs = [part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+def _calls(module: fx.GraphModule) -> list[fx.Node]:
+    graphs = [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
     return [node for graph in graphs for node in graph.nodes if node.op == "call_function"]
 
 
@@ -144,7 +193,7 @@ def _name_outputs(program: ExportedProgram) -> None:
     parts: list[Any] = list(output.args[0])
     first = len(signature.output_specs) - len(signature.user_outputs)
     for node, name in zip(parts[first:], _output_names(program), strict=True):
-        if not isinstance(node, torch.fx.Node) or node.op == "placeholder" or name in taken:
+        if not isinstance(node, fx.Node) or node.op == "placeholder" or name in taken:
             continue
         for spec in signature.output_specs:
             if getattr(spec.arg, "name", None) == node.name:
@@ -159,5 +208,10 @@ def _output_names(program: ExportedProgram) -> list[str]:
     assert spec is not None  # of every program that was traced
     tree: Any = pytree.tree_unflatten([None] * spec.num_leaves, spec)
     paths: Sequence[Any] = [path for path, _ in pytree.tree_flatten_with_path(tree, is_leaf=lambda v: v is None)[0]]
-    names = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path in paths]
+    names = [re.sub(r"\W", "_", "_".join(map(_key, path))) for path in paths]
     return [name if name.isidentifier() else f"output_{name}".rstrip("_") for name in names]
+
+
+def _key(step: Any) -> str:
+    """A dictionary's key, a place in a sequence, or the name of a named tuple's field."""
+    return str(getattr(step, "key", getattr(step, "idx", getattr(step, "name", step))))

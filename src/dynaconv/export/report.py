@@ -104,10 +104,9 @@ class ExportReport:
         lines = [f"{self.path} ({kind}): {takes} -> {', '.join(self.outputs)}", str(self.size)]
         if self.comparisons:
             lines += ["", *_table(self.comparisons), ""]
-            kind = "float16" if settings.half else "float32"
             lines.append(
                 f"errors: relative to the spread of outputs over samples, from the network in {self.reference_type}; "
-                f"PyTorch's own in {kind}: {self.own_error:.1e}"
+                f"PyTorch's own in the file's type: {self.own_error:.1e}"
             )
         elif not settings.check:
             lines.append("not checked, as asked")

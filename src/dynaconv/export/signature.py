@@ -14,18 +14,20 @@ def input_names(model: nn.Module, count: int) -> list[str]:
     """Names of the inputs in a file: ``images`` if there is one, else what the network calls them."""
     if count == 1:
         return ["images"]
-    names = list(inspect.signature(model.forward).parameters)[:count]
+    known = inspect.signature(model.forward).parameters.values()
+    names = [one.name for one in known if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)][:count]
     return names if len(names) == count else [f"input_{i}" for i in range(count)]
 
 
 def output_names(program: ExportedProgram) -> list[str]:
-    """Names of the outputs in a file: the program's, but ``logits`` for one ``(B, classes)``."""
-    names = [str(name) for name in program.graph_signature.user_outputs]
+    """Names of the outputs in a file, all tensors: the program's, but ``logits`` for one ``(B, classes)``."""
+    given = program.graph_signature.user_outputs
     output = next(node for node in program.graph.nodes if node.op == "output")
-    values = [getattr(leaf, "meta", {}).get("val") for leaf in output.args[0]]
-    if len(names) == 1 and isinstance(values[-1], Tensor) and values[-1].dim() == 2:
+    values = [getattr(leaf, "meta", {}).get("val") for leaf in output.args[0][-len(given) :]]
+    found = [(str(name), value) for name, value in zip(given, values, strict=True) if isinstance(value, Tensor)]
+    if len(found) == 1 and found[0][1].dim() == 2:
         return ["logits"]
-    return names
+    return [name for name, _ in found]
 
 
 def program_device(program: ExportedProgram) -> torch.device:
