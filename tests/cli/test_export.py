@@ -61,6 +61,7 @@ def test_a_file_that_is_there_is_told(checkpoint, tmp_path, capsys):
         (["--format", "torch-export", "--target", "tensorrt"], "target"),
         (["--method", "odconv"], "is a checkpoint, which knows its method"),
         (["net.pt2"], "files of onnx end in .onnx"),
+        (["--image-size", "0"], "input_size=(1, 0, 0); expected channels and sides"),
     ],
 )
 def test_requests_that_can_not_be_met(checkpoint, capsys, flags, text):

@@ -205,7 +205,8 @@ def _saved(values: Any, path: str) -> _Subject:
     from dynaconv.detection import load_detector
 
     detector, said = load_detector(path)
-    side = values.image_size or (DETECTION_SIZE if values.dynamic_size else said["detector"]["image_size"])
+    usual = DETECTION_SIZE if values.dynamic_size else said["detector"]["image_size"]
+    side = usual if values.image_size is None else values.image_size
     note = f"{path} is a detector: its backbone and pyramid are exported, not the proposals and boxes behind them"
     about = {"model": said["model"], "mean": said["image_mean"], "std": said["image_std"]}
     return _Subject(detector.get_submodule("backbone"), path, (len(said["image_mean"]), side, side), about, (note,))

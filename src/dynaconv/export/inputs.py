@@ -65,7 +65,7 @@ def described_size(description: Mapping[str, Any] | None, side: int | None = Non
         >>> described_size({"model": {"in_chans": 1}, "image_size": 28})
         (1, 28, 28)
     """
-    side = side or (description or {}).get("image_size")
+    side = (description or {}).get("image_size") if side is None else side
     if description is None or side is None:
         return None
     return (description.get("model", {}).get("in_chans", 3), side, side)
