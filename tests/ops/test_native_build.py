@@ -1,7 +1,10 @@
 """Compiling the CPU kernels: once, whole or not at all, and never in the way."""
 
 import ctypes
+import re
 import stat
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ import torch
 from dynaconv.ops import Geometry, Mixture, mixture_conv, native_status
 from dynaconv.ops.native import build, support
 
+STATUS = Path("/proc/self/status")
+NATIVE = {"backend": "native"}
 attempt = build._library.__wrapped__  # past the cache of this process
 
 
@@ -39,6 +44,29 @@ def test_compiled_once_and_kept(folder, tmp_path, monkeypatch):
     assert [path.name for path in folder.iterdir()] == [where.rsplit("/", 1)[1]]
     monkeypatch.setenv("CC", "/nowhere/cc")  # the kept file needs no compiler
     assert attempt()[1] == where
+
+
+@pytest.mark.skipif(build.library() is None or not STATUS.exists(), reason="no C compiler, or no /proc")
+def test_scratch_ends_with_its_thread():
+    """A service may answer every request in a thread of its own."""
+    mixture = Mixture((9, 1, 1), Geometry((3, 3), (1, 1), (1, 1), (1, 1)))
+    x, attention, cells = torch.randn(2, 16, 8, 8), torch.randn(2, 9, 3), torch.randn(3, 16, 16, 1, 1)
+
+    def grown(threads: int) -> int:
+        before = resident()
+        for _ in range(threads):
+            thread = threading.Thread(target=mixture_conv, args=(x, attention, cells, mixture), kwargs=NATIVE)
+            thread.start()
+            thread.join()
+        return resident() - before
+
+    grown(10)
+    assert grown(40) < 40 * 2**20  # a thread takes 2 MB at least, which were 80
+
+
+def resident() -> int:
+    """Memory of this process in bytes."""
+    return 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", STATUS.read_text())[1])
 
 
 def test_without_a_compiler(folder, monkeypatch):

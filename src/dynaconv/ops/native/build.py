@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno")
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
 PARALLEL = "-fopenmp"
 ATTEMPTS = ((*FLAGS, PARALLEL), FLAGS)
 """Flags to try in turn: a compiler without OpenMP still gives kernels of one thread."""

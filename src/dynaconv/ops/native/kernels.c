@@ -6,6 +6,7 @@
  */
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __linux__
@@ -53,6 +54,30 @@ typedef struct {
 
 /* What a branch gives: see branch.inc. */
 enum { LOGITS, CONTRASTING, NONNEGATIVE, HIDDEN };
+
+/* Scratch of a thread, kept until the thread ends: large blocks that come and go cost page faults at every call. */
+static __thread void *kept;
+static __thread size_t kept_size;
+static pthread_key_t end_of_thread; /* whose value is freed there */
+static pthread_once_t before_all = PTHREAD_ONCE_INIT;
+static int has_end;
+
+static void watch_ends(void) { has_end = !pthread_key_create(&end_of_thread, free); }
+
+static void *scratch(size_t size) {
+    size = (size + HUGE - 1) / HUGE * HUGE;
+    if (kept_size < size) {
+        pthread_once(&before_all, watch_ends);
+        free(kept);
+        kept = aligned_alloc(HUGE, size);
+#ifdef MADV_HUGEPAGE
+        if (kept) madvise(kept, size, MADV_HUGEPAGE); /* rows are often a page apart */
+#endif
+        kept_size = kept ? size : 0;
+        if (has_end) pthread_setspecific(end_of_thread, kept);
+    }
+    return kept;
+}
 
 static long product(const long *v) { return v[0] * v[1] * v[2]; }
 
