@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dynaconv.ops import Geometry, Mixture, empty_cells, mixture_conv, use_backend
+from dynaconv.ops import Geometry, Mixture, empty_cells, mixture_conv, pinned_backend, use_backend
 from dynaconv.ops.native.build import library
 
 BACKENDS = ("textbook", "grouped", "loop", "matmul", "outputs", "native", "auto", "autotune")
@@ -292,3 +293,25 @@ def test_gradients_of_scales(zero, present):
         return mixture_conv(*tensors[:3], mixture, in_scale=a, out_scale=b)
 
     assert torch.autograd.gradgradcheck(layer, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_blocks_of_several_threads_may_end_in_any_order(order):
+    pins = [use_backend(name).__enter__() for name in ("textbook", "loop", "matmul")]
+    left = dict(enumerate(pins))
+    for number in order:
+        left.pop(number).__exit__(None, None, None)
+        assert pinned_backend() == (("textbook", "loop", "matmul")[max(left)] if left else "auto")
+
+
+def test_a_pin_without_a_block_lasts():
+    with use_backend("textbook"):
+        use_backend("loop")
+        assert pinned_backend() == "loop"
+    assert pinned_backend() == "auto"
+    with use_backend("auto"):  # so that other tests have it again
+        use_backend("matmul")
+        with pytest.raises(KeyError), use_backend("loop"):
+            raise KeyError
+        assert pinned_backend() == "matmul"
+    assert pinned_backend() == "auto"

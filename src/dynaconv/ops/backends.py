@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +21,9 @@ BACKENDS = {
 }
 
 _pinned = "auto"
+_blocks: list[use_backend] = []
+"""``with`` blocks that are not over, of all threads, the latest last."""
+_changing = threading.RLock()
 
 
 class use_backend:
@@ -27,6 +31,9 @@ class use_backend:
 
     A layer that the pinned backend can not do (``"outputs"`` with groups, ``"native"`` on a GPU) is computed by the
     cost model's choice instead: what is pinned is speed, never the function.
+
+    It is pinned for all threads. Where blocks of several threads overlap, the latest counts, and what was pinned before
+    them all is so again when the last is over, in whatever order they end.
 
     Args:
         name: one of :data:`BACKENDS`.
@@ -46,17 +53,26 @@ class use_backend:
         global _pinned
         if name not in BACKENDS:
             raise DynaconvError(f"backend {name!r} is not known; expected one of {', '.join(BACKENDS)}")
-        self.before = _pinned
-        _pinned = name
+        with _changing:
+            self.before = _pinned
+            _pinned = name
 
     def __enter__(self) -> Self:
+        with _changing:
+            _blocks.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _pinned
-        _pinned = self.before
+        with _changing:
+            place = _blocks.index(self)
+            del _blocks[place]
+            if place < len(_blocks):  # one that began later, in another thread, goes on
+                _blocks[place].before = self.before
+            else:
+                _pinned = self.before
 
 
 def pinned_backend() -> str:
