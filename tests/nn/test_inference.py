@@ -217,6 +217,31 @@ def test_what_changed_is_never_stale(change, always_terms):
     assert not dynaconv.inference_report(model).kept
 
 
+@pytest.mark.parametrize("reads", range(5))
+def test_what_another_thread_takes_away_in_between_is_not_missed(reads):
+    """Threads that find a change at the same time all forget; what was read so often is gone from then on."""
+    layer = dynaconv.prepare_inference(KWConv2d(8, 16, 3))
+    x = torch.randn(2, 8, 5, 5)
+    expected = compute(layer, x)
+    found, left = layer._prepared, iter(range(reads))
+    gone = property(lambda self: found if next(left, None) is not None else None, lambda self, value: None)
+    del vars(layer)["_prepared"]
+    layer.__class__ = type("Shared", (KWConv2d,), {"_prepared": gone})
+    torch.testing.assert_close(compute(layer, x), expected)
+
+
+@pytest.mark.parametrize("reads", range(4))
+def test_a_norm_that_another_thread_takes_away(reads):
+    model = dynaconv.prepare_inference(nn.Sequential(KWConv2d(8, 16, 3), nn.BatchNorm2d(16)))
+    layer = model[0]
+    found, left = layer._norm, iter(range(reads))
+    assert layer.current_norm() is found
+    del vars(layer)["_norm"]
+    gone = property(lambda self: found if next(left, None) is not None else None, lambda self, value: None)
+    layer.__class__ = type("Shared", (KWConv2d,), {"_norm": gone})
+    assert layer.current_norm() is (found if reads else None)
+
+
 def test_another_type_forgets(always_terms):
     model = dynaconv.prepare_inference(network(), max_extra_mb=100)
     x = torch.randn(3, 32, 6, 6, dtype=torch.float64)

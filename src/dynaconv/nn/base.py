@@ -146,15 +146,17 @@ class DynamicLayer(nn.Module):
 
     def current_preparation(self) -> Prepared | None:
         """What is prepared, unless the layer has changed since."""
-        if self._prepared is not None and not self._prepared.watch.holds():
-            self._prepared = None
-        return self._prepared
+        found = self._prepared  # read once: another thread may take it away
+        if found is not None and not found.watch.holds():
+            self._prepared = found = None
+        return found
 
     def prepared(self) -> Prepared | None:
         """What the layer is to compute with now: what is prepared, in evaluation and where gradients are not wanted."""
-        if self._prepared is None or self.watcher is not None or self.training or torch.is_grad_enabled():
+        found = self._prepared
+        if found is None or self.watcher is not None or self.training or torch.is_grad_enabled():
             return None
-        return self._prepared if torch.compiler.is_compiling() else self.current_preparation()
+        return found if torch.compiler.is_compiling() else self.current_preparation()
 
     # The BatchNorm that follows, or why it is not computed here; see :mod:`dynaconv.nn.following`.
     folds_norm: ClassVar[bool] = False
@@ -183,12 +185,13 @@ class DynamicLayer(nn.Module):
 
     def current_norm(self) -> FoldedNorm | None:
         """The norm that is folded, unless it or the layer has changed since."""
-        if not isinstance(self._norm, FoldedNorm):
+        norm = self._norm  # read once: another thread may take it away
+        if not isinstance(norm, FoldedNorm):
             return None
-        if not self._norm.holds():
+        if not norm.holds():
             self._norm = None
             return None
-        return self._norm
+        return norm
 
     def norm_for(self, x: Tensor) -> FoldedNorm | None:
         """The norm that the layer is to compute for an input; its output then needs the mark."""
