@@ -87,7 +87,7 @@ def sharded_steps(rank: int, device: str) -> dict[str, dict[str, Tensor]]:
 
 def main(rank: int, port: int, folder: Path, device: str) -> None:
     dist.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{port}", timedelta(seconds=60), world_size=WORLD, rank=rank
+        "gloo", f"tcp://127.0.0.1:{port}", timedelta(seconds=300), world_size=WORLD, rank=rank
     )  # fmt: skip
     one_step, sent = steps(rank, device)
     found = {"steps": one_step, "sent": sent, "sharded": sharded_steps(rank, device), "norms": {}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -114,13 +115,17 @@ def test_other_addresses_and_methods(client):
 
 
 def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head(client):
-    """Which takes Linux 40 ms."""
-    times = []
-    for _ in range(15):
-        started = time.perf_counter()
-        client.get("/health")
-        times.append(time.perf_counter() - started)
-    assert sorted(times)[7] < 0.035
+    """Which takes Linux 40 ms, every time; a busy machine takes as long now and then."""
+
+    def usual() -> float:
+        times = []
+        for _ in range(15):
+            started = time.perf_counter()
+            client.get("/health")
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    assert any(usual() < 0.035 for _ in range(10))
 
 
 def test_bytes_are_counted_while_they_arrive(service):
@@ -137,7 +142,7 @@ def test_bytes_are_counted_while_they_arrive(service):
                 sent += 0x1000
             except BlockingIOError:
                 pytest.fail("the service stopped reading before it answered")
-            time.sleep(0.001)
+            time.sleep(0.01)
             try:
                 answer += connection.recv(10_000)
             except BlockingIOError:
@@ -203,7 +208,7 @@ def post(url: str, **how):
 
 
 def test_requests_at_once_ride_together(network):
-    with served(network, max_batch=4, max_wait_ms=5_000) as service, ThreadPoolExecutor(4) as pool:
+    with served(network, max_batch=4, max_wait_ms=25_000) as service, ThreadPoolExecutor(4) as pool:
         answers = [future.result().json() for future in [pool.submit(post, service.url) for _ in range(4)]]
     assert [answer["batch"] for answer in answers] == [4] * 4
     assert network.batches == [4]
@@ -226,7 +231,7 @@ def test_a_full_queue_answers_503_and_the_others_are_served(network):
 
 def test_uploads_that_do_not_come_are_bounded_in_number_and_time(network):
     head = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nsome"
-    with served(network, max_queue=1, upload_seconds=1) as service:
+    with served(network, max_queue=1, upload_seconds=3) as service:
         with socket.create_connection(("127.0.0.1", service.port), 20) as slow:
             slow.sendall(head)
             until(lambda: post(service.url).status_code == 503)

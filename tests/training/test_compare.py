@@ -500,6 +500,7 @@ def test_runs_of_a_living_process_are_left_to_it(tmp_path, trained, monkeypatch)
         comparison.run(SE, 0).train(None, False)
         waiter.start()
         while not noted:
+            assert waiter.is_alive()
             time.sleep(0.01)
         assert not list(tmp_path.glob("results-*"))
         theirs_done = tmp_path / "elsewhere"
@@ -507,7 +508,8 @@ def test_runs_of_a_living_process_are_left_to_it(tmp_path, trained, monkeypatch)
         for path in (theirs_done / "static" / "seed0").iterdir():
             if path.is_file():
                 (theirs.folder / path.name).write_bytes(path.read_bytes())
-    waiter.join(30)
+    waiter.join(240)
+    assert not waiter.is_alive()
     assert f"waiting for 1 run(s) of process {os.getpid()}" in noted[0]
     values = json.loads(next(tmp_path.glob("results-*.json")).read_text())
     assert values["contenders"][0]["top1_mean"] == other.values["contenders"][0]["top1_mean"]
