@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -463,11 +464,41 @@ def test_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_lock_of_a_dead_process_that_nobody_waits_for_is_taken_over(tmp_path):
+    """In a container without an init process it stays a zombie, which signals reach."""
+    path = tmp_path / "lock"
+    code = "import os, runpy, sys; from pathlib import Path\n"
+    code += "with runpy.run_path(sys.argv[1])['try_lock'](Path(sys.argv[2])): print(flush=True); os._exit(0)"
+    command = [sys.executable, "-c", code, run_lock.__file__, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == b"\n"  # to the end: it is dead, and not waited for
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(process.pid, 0)
+        assert owner(path) is None
+        with try_lock(path) as got:
+            assert got
+
+
 def test_lock_of_another_machine_counts_as_alive(tmp_path):
     path = tmp_path / "lock"
     path.write_text(json.dumps({"pid": 1, "born": None, "host": "elsewhere", "token": "x"}))
     with try_lock(path) as got:
         assert not got
+    with try_lock(path, here=True) as got:
+        assert got
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_can_not_be_written_is_not_there(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_lock.json, "dump", full)
+    with pytest.raises(OSError, match="No space"), try_lock(tmp_path / "lock"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_waiting_for_a_lock(tmp_path):

@@ -27,27 +27,29 @@ SILENT_SECONDS = 600.0
 
 
 @contextmanager
-def try_lock(path: Path) -> Iterator[bool]:
+def try_lock(path: Path, *, here: bool = False) -> Iterator[bool]:
     """Hold a lock for as long as the block runs, if no living process has it.
 
     Args:
         path: the lock file; its folder is made.
+        here: only another process that lives on this machine has it; other locks are taken over at once.
 
     Yields:
         Whether it was got; where not, nothing is held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
-    got = _create(path, token) or (_remove_stale(path) and _create(path, token))
+    got = _create(path, token) or (_remove_stale(path, here) and _create(path, token))
     released = threading.Event()
-    if got:
+    if got and not here:
         threading.Thread(target=_touch_until, args=(released, path), daemon=True).start()
     try:
         yield got
     finally:
         released.set()
-        if got and (_read(path) or {}).get("token") == token:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder is gone
+            if got and (_read(path) or {}).get("token") == token:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -81,17 +83,21 @@ def _create(path: Path, token: str) -> bool:
     except FileExistsError:
         return False
     pid = os.getpid()
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"pid": pid, "born": _born(pid), "host": socket.gethostname(), "token": token}, file)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"pid": pid, "born": _born(pid), "host": socket.gethostname(), "token": token}, file)
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
-def _remove_stale(path: Path) -> bool:
+def _remove_stale(path: Path, here: bool) -> bool:
     """Put a dead process's lock away; False if it is alive."""
     seen = _read(path)
     if seen is None:
         return True
-    if _alive(path, seen):
+    if _alive(path, seen) and not (here and seen and (_asked_by_age(seen) or seen["pid"] == os.getpid())):
         return False
     # Moved, not deleted: if another process was faster, what is moved is its new lock, which goes back.
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -120,7 +126,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _alive(path: Path, content: dict[str, Any]) -> bool:
     if not content:
         return _age(path) < TORN_SECONDS
-    if content["host"] != socket.gethostname() or os.name == "nt":  # where signal 0 is no question
+    if _asked_by_age(content):
         return _age(path) < SILENT_SECONDS
     try:
         os.kill(content["pid"], 0)
@@ -129,6 +135,11 @@ def _alive(path: Path, content: dict[str, Any]) -> bool:
     except PermissionError:
         return True
     return _born(content["pid"]) == content.get("born")
+
+
+def _asked_by_age(content: dict[str, Any]) -> bool:
+    """Whether the process itself can not be asked: on another machine, or where signal 0 is no question."""
+    return content["host"] != socket.gethostname() or os.name == "nt"
 
 
 def _age(path: Path) -> float:
@@ -140,8 +151,12 @@ def _age(path: Path) -> float:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, so that another one with the same number is told apart; None where /proc is missing."""
+    """When a process started, so that another one with the same number is told apart; None where /proc is missing.
+
+    Empty for one that is dead and not waited for by its parent: signals reach it.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None
