@@ -125,7 +125,7 @@ def test_a_folder_that_can_not_be_written(tmp_path, monkeypatch):
 
 def test_a_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "runs").touch()
-    with pytest.raises(StorageError, match=r"config.yaml can not be written"):
+    with pytest.raises(StorageError, match=r"one can not be written: Not a directory"):
         fit(RECIPE, tmp_path / "runs" / "one")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from dynaconv.training.engine.callbacks import IterationSeed, TemperatureCallbac
 from dynaconv.training.engine.ema import EmaCallback
 from dynaconv.training.engine.optimizer import make_optimizer
 from dynaconv.training.engine.trainer import make_trainer
+from dynaconv.training.runs.claiming import claimed
 from dynaconv.training.runs.classification import CLASSIFICATION
 from dynaconv.training.runs.curves import save_curves
 from dynaconv.training.runs.guarding import RunGuard, stopped
@@ -104,8 +105,8 @@ def fit(
         ready: called when data, network, optimiser and devices are there, and the folder is made.
 
     Raises:
-        DynaconvError: if the folder holds a run, the recipe can not be carried out, a loss is not finite, or a file
-            can not be written.
+        DynaconvError: if the folder holds a run or another process trains in it, the recipe can not be carried out, a
+            loss is not finite, or a file can not be written.
         RunStopped: after SIGTERM or SIGUSR1; the run is saved, and `resume` continues it.
     """
     folder = Path(run_dir)
@@ -127,7 +128,8 @@ def resume(
     Where the last checkpoint is damaged, the one before it is taken, and a warning says so.
 
     Raises:
-        DynaconvError: if the folder holds no run that can be resumed, or its config.yaml is another than the run's.
+        DynaconvError: if the folder holds no run that can be resumed, another process trains in it, or its config.yaml
+            is another than the run's.
         RunStopped: as :func:`fit`.
     """
     folder = Path(run_dir)
@@ -245,19 +247,21 @@ def _run(
         trainer = make_trainer(recipe, folder, [*every, *callbacks], progress_bar, first_step)
         if found is not None:
             check_iteration(found, recipe, trainer.world_size)
-        rank_zero_only(tidy)(folder, found)  # after the trainer, which knows what each process's rank is
-        rank_zero_only(save_recipe)(task.located(recipe), folder / CONFIG_FILE)
-        if found is None:
-            note_data(start.data, folder)
-        ready()
-        if found is None and start.summary is not None:
-            rank_zero_only(write_text)(folder / START_FILE, json.dumps(start.summary, indent=1) + "\n")
-            before(start.summary)
-        path = None if found is None else found.path
-        with _ending(trainer):
-            trainer.fit(module, datamodule=start.data, ckpt_path=path, weights_only=True)
-    if trainer.is_global_zero:
-        save_curves({recipe.model: history.rows}, folder / "curves.png", task.panels)
+        # After the trainer, which knows what each process's rank is.
+        with claimed(folder, new=found is None) if trainer.is_global_zero else nullcontext():
+            rank_zero_only(tidy)(folder, found)
+            rank_zero_only(save_recipe)(task.located(recipe), folder / CONFIG_FILE)
+            if found is None:
+                note_data(start.data, folder)
+            ready()
+            if found is None and start.summary is not None:
+                rank_zero_only(write_text)(folder / START_FILE, json.dumps(start.summary, indent=1) + "\n")
+                before(start.summary)
+            path = None if found is None else found.path
+            with _ending(trainer):
+                trainer.fit(module, datamodule=start.data, ckpt_path=path, weights_only=True)
+            if trainer.is_global_zero:
+                save_curves({recipe.model: history.rows}, folder / "curves.png", task.panels)
     parameters = sum(p.numel() for p in module.model.parameters())
     return FitResult(saving.folder, saving.folder / "best", saving.best_score, parameters, history.rows, start.summary)
 
