@@ -17,7 +17,7 @@ from typing import Any
 PRELOADED = ["lightning.pytorch", "timm", "torchvision.transforms.v2", "sklearn.datasets", "dynaconv.training"]
 PRELOADED += ["torch.utils.tensorboard", "matplotlib.backends.backend_agg", "torch._dynamo", "torch.distributed.fsdp"]
 SECONDS = 480
-"""No process of a test takes longer, however busy the machine is; two that train together took 100 on a sixth of a core."""
+"""No process of a test takes longer, however busy the machine is."""
 
 
 def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:

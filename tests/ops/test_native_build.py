@@ -86,6 +86,25 @@ def test_a_compiler_that_fails_leaves_nothing_behind(folder, tmp_path, monkeypat
     assert list(folder.iterdir()) == []
 
 
+def test_a_compiler_that_is_killed_leaves_nothing_behind(folder, tmp_path, monkeypatch):
+    """As by a system without memory; it says nothing."""
+    fake_compiler(tmp_path, monkeypatch, "kill -9 $$")
+    found, why = attempt()
+    assert found is None
+    assert "the compiler failed without a word" in why
+    assert list(folder.iterdir()) == []
+
+
+def test_an_interrupted_compilation_leaves_nothing_behind(folder, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build.subprocess, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        attempt()
+    assert list(folder.iterdir()) == []
+
+
 def test_a_second_attempt_without_threads(folder, tmp_path, monkeypatch):
     fake_compiler(
         tmp_path, monkeypatch, 'case "$*" in *openmp*) echo "no OpenMP" >&2; exit 1;; esac; exec gcc "$@" -O0'

@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dynaconv.files import sync
+
 SOURCES = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-fno-math-errno")
 PARALLEL = "-fopenmp"
@@ -54,13 +56,15 @@ def _compile(compiler: str, target: Path) -> str | None:
         command = [compiler, *flags, "-o", name, str(SOURCES / "kernels.c")]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-            said = done.stderr.strip() if done.returncode else ""
+            if done.returncode == 0:
+                sync(Path(name))  # what is kept once is taken for whole from then on
+                Path(name).replace(target)
+                return None
+            said = done.stderr.strip()
         except (OSError, subprocess.TimeoutExpired) as error:
             said = str(error)
-        if not said:
-            Path(name).replace(target)
-            return None
-        Path(name).unlink(missing_ok=True)
+        finally:
+            Path(name).unlink(missing_ok=True)
     return said.splitlines()[0] if said else "the compiler failed without a word"
 
 
