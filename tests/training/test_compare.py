@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 import dynaconv.training.comparison.compare as compare
-import dynaconv.training.comparison.lock as run_lock
 import dynaconv.training.comparison.measures as compare_measures
 import dynaconv.training.comparison.results as compare_results
 import dynaconv.training.comparison.runs as compare_runs
 import dynaconv.training.comparison.work as compare_work
+import dynaconv.training.runs.lock as run_lock
 from dynaconv.errors import DynaconvError, UnknownModelError
 from dynaconv.training import LoaderConfig, RunConfig, ScheduleConfig
 from dynaconv.training.comparison.compare import results_of, run_compare
@@ -33,7 +33,6 @@ from dynaconv.training.comparison.contenders import (
     every_method,
     read_contenders,
 )
-from dynaconv.training.comparison.lock import owner, try_lock, wait_lock
 from dynaconv.training.comparison.memory import measure_peak, peak_of_steps
 from dynaconv.training.comparison.picture import PANELS, points, save_picture
 from dynaconv.training.comparison.runs import Comparison, open_comparison
@@ -41,6 +40,7 @@ from dynaconv.training.comparison.table import HEADER, markdown, notes, table_ro
 from dynaconv.training.comparison.timing import Workload, make_fabric, make_steps
 from dynaconv.training.comparison.work import seconds_left
 from dynaconv.training.runs.classification import build_model
+from dynaconv.training.runs.lock import owner, try_lock, wait_lock
 from tests.training.tiny import BACKBONE, static_recipe, tiny_recipe
 
 SEEDS = (0, 1)

@@ -17,8 +17,8 @@ import yaml
 
 import dynaconv.training.comparison.executors as executors
 import dynaconv.training.comparison.launch as launching
-import dynaconv.training.comparison.lock as run_lock
 import dynaconv.training.comparison.runs as compare_runs
+import dynaconv.training.runs.lock as run_lock
 from dynaconv.errors import DynaconvError, MissingExtraError
 from dynaconv.files import write_text
 from dynaconv.training import ScheduleConfig
@@ -27,9 +27,9 @@ from dynaconv.training.comparison.contenders import Contender
 from dynaconv.training.comparison.executors import Job, cuda_devices, submit_ray, submit_slurm
 from dynaconv.training.comparison.launch import Launch, Work, describe
 from dynaconv.training.comparison.lines import LINES_FILE, write_lines
-from dynaconv.training.comparison.lock import owner, try_lock
 from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.work import Watcher, progress_of, train_runs
+from dynaconv.training.runs.lock import owner, try_lock
 from dynaconv.training.sweep.grid import cross, parse_grid
 from dynaconv.training.sweep.sweep import HEADER, run_sweep, sweep_of, sweep_rows
 from tests.training.tiny import BACKBONE, static_recipe

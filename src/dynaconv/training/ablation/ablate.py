@@ -19,13 +19,13 @@ from dynaconv.training.ablation.tables import AblationTable, PaperFigure, Varian
 from dynaconv.training.ablation.variants import Backbone, contenders_of, label_of
 from dynaconv.training.comparison.compare import begin
 from dynaconv.training.comparison.launch import Launch, train_comparison
-from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.comparison.measures import measure
 from dynaconv.training.comparison.results import KINDS, CompareResult, gather
 from dynaconv.training.comparison.runs import Comparison, open_comparison
 from dynaconv.training.comparison.work import Watcher
 from dynaconv.training.config import Recipe
 from dynaconv.training.data.datamodule import ImageDataModule
+from dynaconv.training.runs.lock import wait_lock
 
 
 def run_ablation(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dynaconv.errors import DynaconvError
 from dynaconv.training.comparison.contenders import Contender
-from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.comparison.measures import measure
 from dynaconv.training.comparison.results import CompareResult, gather, latest_measures, newest_since, write_results
 from dynaconv.training.comparison.runs import Comparison, one_device, open_comparison
@@ -20,6 +19,7 @@ from dynaconv.training.comparison.timing import Workload, make_fabric
 from dynaconv.training.comparison.work import POLL_SECONDS, RunStart, Watcher, train_runs
 from dynaconv.training.config import Recipe
 from dynaconv.training.runs.history import Row
+from dynaconv.training.runs.lock import wait_lock
 
 ROUNDS = 20
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.files import write_text
-from dynaconv.training.comparison.lock import wait_lock
 from dynaconv.training.comparison.runs import Run, open_comparison
+from dynaconv.training.runs.lock import wait_lock
 
 LINES_FILE = "results.jsonl"
 

@@ -20,10 +20,10 @@ from dynaconv.analysis.environment import command_line, environment, utc_now
 from dynaconv.errors import DynaconvError
 from dynaconv.files import write_text
 from dynaconv.training.comparison.contenders import Contender, check_contenders
-from dynaconv.training.comparison.lock import owner, wait_lock
 from dynaconv.training.config import Recipe
 from dynaconv.training.runs.fitting import CONFIG_FILE, fit, load_recipe, resume
 from dynaconv.training.runs.history import Row, read_csv
+from dynaconv.training.runs.lock import owner, wait_lock
 from dynaconv.training.runs.resuming import differences, flat
 from dynaconv.training.runs.saving import holds_run
 from dynaconv.training.yaml_files import read_yaml

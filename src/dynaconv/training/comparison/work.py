@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from dynaconv.training.comparison.lock import try_lock
 from dynaconv.training.comparison.runs import LOCK_FILE, Run
 from dynaconv.training.runs.history import Row
+from dynaconv.training.runs.lock import try_lock
 
 POLL_SECONDS = 2.0
 

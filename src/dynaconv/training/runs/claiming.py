@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynaconv.errors import DynaconvError
 from dynaconv.files import explained
-from dynaconv.training.comparison.lock import owner, try_lock
+from dynaconv.training.runs.lock import owner, try_lock
 from dynaconv.training.runs.saving import holds_run
 
 CLAIM_FILE = "training.lock"
@@ -35,7 +35,10 @@ def claimed(folder: Path, new: bool) -> Iterator[None]:
             got = stack.enter_context(try_lock(path, here=True))
         if not got:
             who = owner(path) or "another process"
-            raise DynaconvError(f"{who} trains in {folder}; wait for its end, or choose another folder")
+            raise DynaconvError(
+                f"{who} trains in {folder}; wait for its end, choose another folder, or delete {CLAIM_FILE} there if "
+                "that process is no training"
+            )
         if new and holds_run(folder):
             raise DynaconvError(f"{folder} holds a run of another process by now; resume it, or choose another folder")
         yield
