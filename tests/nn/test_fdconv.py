@@ -16,6 +16,7 @@ from torch import nn
 import dynaconv
 from dynaconv import FDConv1d, FDConv2d, FDConv3d, FDConvConfig
 from dynaconv.errors import DynaconvError
+from dynaconv.nn import fdconv_graphs
 from dynaconv.nn.fdconv import inverse_transform, sort_frequencies
 from dynaconv.nn.fdconv_branches import BandModulation, frequency_bands
 from dynaconv.planning import LayerSpec
@@ -96,6 +97,22 @@ def test_groups_take_every_frequency_once(rows, columns, number):
     assert layer.group.tolist() == [groups[divmod(p, columns // 2 + 1)] for p in range(len(order))]
     counts = [list(groups.values()).count(g) for g in range(layer.num_kernels)]
     assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("edges", [False, True], ids=["smallest", "edges"])
+@pytest.mark.parametrize("kept", [1.0, 0.4])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (6, 1), (2, 9), (5, 7), (12, 9), (97, 64), (300, 16), (40, 640)])
+@pytest.mark.parametrize("number", [1, 6, 64, 300])
+def test_tables_of_exports_are_the_groups(rows, columns, number, kept, edges, monkeypatch):
+    if edges:
+        monkeypatch.setattr(fdconv_graphs, "UNPACKING_BYTES", -(10**9))
+    layer = FDConv1d(columns, rows, 1, num_kernels=number, param_reduction=kept)
+    table = layer.place_frequencies()[2]
+    assert torch.equal(table.groups(torch.device("cpu")), layer.group)
+    if edges:
+        assert table.form != "groups"
+    else:
+        assert table.table.value.nbytes <= layer.places * (2 if layer.num_kernels > 256 else 1)
 
 
 def test_the_kernels_of_all_groups_are_the_kernel_of_the_whole_spectrum():

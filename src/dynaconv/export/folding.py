@@ -24,6 +24,8 @@ CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, ate
 LOOKAHEAD = 20
 """Nodes that tracing anew may leave out one after the other, such as sizes that were asked for twice."""
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default}
+TABLE_BYTES = 512
+"""Whole numbers that take no more are shapes and axes."""
 SAME = {aten.alias.default, aten.detach.default, aten.detach_.default}
 """What gives its first input, or a view of all of it."""
 DROPOUTS = {
@@ -192,7 +194,12 @@ class _Folder(ConstantFolder):
     """Finds what follows from constants; there are no quantised weights, which it would pass over."""
 
     def is_impure(self, node: fx.Node) -> bool:
-        return False
+        """Tables of whole numbers stay as small as they are: nothing is computed that takes more room."""
+        value, sources = node.meta.get("val"), [source.meta.get("val") for source in node.all_input_nodes]
+        if not isinstance(value, Tensor) or value.is_floating_point():
+            return False
+        taken = sum(source.nbytes for source in sources if isinstance(source, Tensor))
+        return value.nbytes > max(taken, TABLE_BYTES)
 
 
 def fold_constants(module: fx.GraphModule) -> None:

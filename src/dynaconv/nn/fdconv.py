@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar
 
 import torch
@@ -39,7 +40,7 @@ from dynaconv.errors import DynaconvError
 from dynaconv.nn.base import pool
 from dynaconv.nn.constant import Constant
 from dynaconv.nn.fdconv_branches import BandModulation, GlobalBranch, LocalBranch, widen
-from dynaconv.nn.fdconv_graphs import FrequencyRows, inverse_by_products
+from dynaconv.nn.fdconv_graphs import FrequencyTable, inverse_by_products
 from dynaconv.nn.method import MethodConvNd, Noise, fill_kaiming
 from dynaconv.nn.prepared import OutputNorm
 from dynaconv.ops import Madds, per_sample_conv
@@ -125,7 +126,7 @@ class _FDConvNd(MethodConvNd):
     folds_norm = True
     config_type = FDConvConfig
     attention: nn.ModuleDict
-    _frequencies: tuple[Constant, Constant, FrequencyRows] | None = None
+    _frequencies: tuple[Constant, Constant, FrequencyTable] | None = None
 
     @classmethod
     def refuses(cls, spec: LayerSpec, config: FDConvConfig) -> str | None:
@@ -173,7 +174,7 @@ class _FDConvNd(MethodConvNd):
             lowest = config.modulate_lowest
             self.attention["fbm"] = BandModulation(self.in_channels, self.dims, config.bands, lowest, **options)
 
-    def place_frequencies(self) -> tuple[Constant, Constant, FrequencyRows]:
+    def place_frequencies(self) -> tuple[Constant, Constant, FrequencyTable]:
         """Sort the frequencies and cut them into groups, once; all follows from the sizes."""
         if self._frequencies is None:
             order = sort_frequencies(self.rows, self.columns, "cpu")
@@ -181,7 +182,7 @@ class _FDConvNd(MethodConvNd):
             group = torch.empty(self.places, dtype=torch.int32, device="cpu")
             group[order] = groups.clamp(max=self.num_kernels - 1).to(torch.int32)
             order = order[: self.kept].clone()
-            rows = FrequencyRows.of(order, group, self.rows, self.num_kernels)
+            rows = FrequencyTable.of(order, group, self.rows, self.num_kernels)
             self._frequencies = Constant(order), Constant(group), rows
         return self._frequencies
 
@@ -240,9 +241,13 @@ class _FDConvNd(MethodConvNd):
             else:
                 values = values.new_zeros(copies, places, 2).index_copy(1, self.order, values)
         if weights is not None:
-            weights = weights.to(values.dtype).unflatten(1, (copies, self.num_kernels))
+            weights = weights.to(values.dtype)
             group = self.place_frequencies()[2].groups(values.device) if exporting else self.group
-            values = (weights.index_select(2, group).unsqueeze(3) * values).sum(dim=1)
+            if copies == 1:
+                values = weights.index_select(1, group).unsqueeze(2) * values
+            else:
+                weights = weights.unflatten(1, (copies, self.num_kernels))
+                values = (weights.index_select(2, group).unsqueeze(3) * values).sum(dim=1)
         values = values.unflatten(1, (self.rows, -1))
         if exporting:
             matrix = inverse_by_products(values, self.columns)
@@ -271,14 +276,15 @@ class _FDConvNd(MethodConvNd):
             "spatial": (1, 1, 1, *size),
             "filter": (groups, outer, 1, *ones),
         }
-        modulation = kernels.new_ones(()) if scale is None else scale.to(kernels.dtype).reshape(*shapes["filter"])
-        for name, gate in gates.items():
-            modulation = modulation * gate.to(kernels.dtype).reshape(batch, *shapes[name])
+        factors = [] if scale is None else [scale.to(kernels.dtype).reshape(*shapes["filter"])]
+        factors += [gate.to(kernels.dtype).reshape(batch, *shapes[name]) for name, gate in gates.items()]
         if "ksm_local" in self.attention:
             gate = self.attention["ksm_local"](pooled).reshape(batch, outer, *size, groups, inner)
             last = self.dims + 2
-            modulation = modulation * gate.to(kernels.dtype).permute(0, last, 1, last + 1, *range(2, last))
-        kernels = (kernels * modulation).flatten(1, 2)
+            factors.append(gate.to(kernels.dtype).permute(0, last, 1, last + 1, *range(2, last)))
+        if factors:
+            kernels = kernels * reduce(torch.mul, factors)
+        kernels = kernels.flatten(1, 2)
         return kernels.expand(batch, *self.kernel_shape).to(self.dft_weight.dtype)
 
     def convolve(self, x: Tensor, norm: OutputNorm | None = None) -> Tensor:

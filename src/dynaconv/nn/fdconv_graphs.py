@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,52 +16,75 @@ from torch.nn import functional as F
 
 from dynaconv.nn.constant import Constant
 
+UNPACKING_BYTES = 1_000
+"""About what the operators take that make groups of edges; a table must save more."""
+
 
 @dataclass(frozen=True)
-class FrequencyRows:
-    """The groups of frequencies in every row of a half spectrum ``(rows, places)``, in little room.
+class FrequencyTable:
+    """The group of every place of a half spectrum ``(rows, places)``, and which have parameters, in little room.
 
-    Along a row the magnitude of frequencies rises, so that groups follow one another and the last ones are left out.
+    Along a row the magnitude of frequencies rises, and down a column it rises to the middle and falls again: groups
+    follow one another, and where each begins and ends is enough. What is smallest is kept, in the smallest type.
 
     Args:
-        starts: the first place of groups 1 to n - 1, shape ``(rows, n - 1)``, of 16 bits; or, where a row has fewer
-            places than there are groups, every place's group, shape ``(rows, places)``.
-        widths: how many places have parameters, shape ``(rows,)``.
+        table: by ``form``. ``"groups"``: every place's group, shape ``(rows, places)``. ``"rows"``: the first place of
+            groups 1 to n - 1 in every row, shape ``(rows, n - 1)``. ``"columns"``: the first row of groups 1 to n - 1
+            in every column, and below them the row where they have ended, shape ``(2 (n - 1), places)``.
+        form: what the table holds.
+        widths: how many places of a row have parameters, shape ``(rows,)``.
         packed: parameters, which are sorted by magnitude, in the order of places.
+        rows: of the spectrum.
         places: of a row.
     """
 
-    starts: Constant
+    table: Constant
+    form: Literal["groups", "rows", "columns"]
     widths: Constant
     packed: Constant
+    rows: int
     places: int
 
     @classmethod
-    def of(cls, order: Tensor, group: Tensor, rows: int, count: int) -> FrequencyRows:
+    def of(cls, order: Tensor, group: Tensor, rows: int, count: int) -> FrequencyTable:
         """From the sorted places that have parameters, and the group of every place, both flat."""
         group = group.unflatten(0, (rows, -1))
-        places = group.shape[1]
-        inner = torch.arange(1, count, dtype=group.dtype, device=group.device).repeat(rows, 1)
-        starts = group if places <= count - 1 else torch.searchsorted(group, inner)
+        places, inner = group.shape[1], torch.arange(1, count, dtype=group.dtype, device=group.device)
+        top = rows // 2 + 1
+        starts = torch.searchsorted(group[:top].T.contiguous(), inner.repeat(places, 1)).T
+        # What falls rises if it is read from below.
+        ends = rows - torch.searchsorted(group[top:].T.flip(1).contiguous(), inner.repeat(places, 1)).T
+        forms: dict[Literal["groups", "rows", "columns"], Tensor] = {
+            "groups": _smallest(group),
+            "rows": _smallest(torch.searchsorted(group, inner.repeat(rows, 1))),
+            "columns": _smallest(torch.cat([starts, ends])),
+        }
+        form = min(forms, key=lambda name: forms[name].nbytes + (name != "groups") * UNPACKING_BYTES)
         return cls(
-            starts=Constant(starts.to(torch.int16 if max(places, count) < 2**15 else torch.int32)),
+            table=Constant(forms[form]),
+            form=form,
             widths=Constant(torch.bincount(order // places, minlength=rows)),
             packed=Constant(order.argsort()),
+            rows=rows,
             places=places,
         )
 
     def groups(self, device: torch.device) -> Tensor:
         """The group of every place, flat."""
-        starts = self.starts.on(device)
-        if starts.shape[1] == self.places:
-            return starts.flatten().to(torch.int32)
-        # Group 0 starts at place 0. As zeros, that keeps the table from being stored again in the wider type below.
-        starts = torch.cat([torch.zeros(len(starts), 1, dtype=starts.dtype, device=device), starts], dim=1).to(
-            torch.int64
-        )
-        marks = torch.zeros(len(starts), self.places + 1, dtype=torch.int32, device=device)
-        marks = marks.scatter_add(1, starts, torch.ones_like(starts, dtype=torch.int32))
-        return (marks.cumsum(1, dtype=torch.int32) - 1)[:, : self.places].flatten()
+        table = self.table.on(device)
+        if self.form == "groups":
+            return table.flatten().to(torch.int32)
+        axis = 1 if self.form == "rows" else 0
+        shape = [self.rows, self.places]
+        shape[axis] += 1  # where groups begin or end that have no place
+        if self.form == "rows":
+            steps = torch.ones(table.shape, dtype=torch.int32, device=device)
+        else:
+            up = torch.ones(len(table) // 2, self.places, dtype=torch.int32, device=device)
+            steps = torch.cat([up, -up])
+        marks = torch.zeros(shape, dtype=torch.int32, device=device)
+        marks = marks.scatter_add(axis, table.to(torch.int64), steps)
+        return marks.cumsum(axis, dtype=torch.int32)[: self.rows, : self.places].flatten()
 
     def spread(self, values: Tensor) -> Tensor:
         """Parameters ``(r, kept, 2)`` at their places, and zeros elsewhere: ``(r, rows * places, 2)``."""
@@ -69,6 +93,13 @@ class FrequencyRows:
         kept = (column < self.widths.on(values.device).unsqueeze(1)).flatten()
         number = (kept.to(torch.int64).cumsum(0) - 1).clamp(min=0)
         return values.index_select(1, number) * kept.to(values.dtype).unsqueeze(1)
+
+
+def _smallest(table: Tensor) -> Tensor:
+    """Whole numbers from 0 on in the smallest type that has room for them."""
+    largest = int(table.max()) if table.numel() else 0
+    types = (torch.uint8, torch.int16, torch.int32)
+    return table.to(next(dtype for dtype in types if largest <= torch.iinfo(dtype).max))
 
 
 def inverse_by_products(half: Tensor, columns: int) -> Tensor:
