@@ -134,9 +134,9 @@ class BandModulation(nn.Module):
         With C_b x what is in band b or lower, y = A_0 x + sum_b (A_b - A_{b-1}) C_b x.
         """
         for band, divisor in enumerate(self.bands, start=1):
-            low = x
-            for axis in range(2, x.dim()):
-                matrix = low_pass(x.shape[axis], divisor, x)
-                low = F.linear(low.movedim(axis, -1), matrix).movedim(-1, axis)
+            low, last = x, x.dim() - 1
+            for axis in range(2, last):
+                low = F.linear(low.transpose(axis, last), low_pass(x.shape[axis], divisor, x)).transpose(axis, last)
+            low = F.linear(low, low_pass(x.shape[last], divisor, x))
             y = y + (gates[:, band : band + 1] - gates[:, band - 1 : band]) * low
         return y

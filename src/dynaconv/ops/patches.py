@@ -34,10 +34,10 @@ def convolve_patches(x: Tensor, kernels: Tensor, geometry: Geometry, position_fi
     groups, out = geometry.groups, geometry.output_size(x.shape[2:])
     parts = shifted_inputs(x, geometry)
     if elements == geometry.positions and groups == out_channels:
-        factors = kernels.reshape(batch, out_channels, elements, *(1,) * len(out)).unbind(2)
-        total = parts[0] * factors[0]
-        for part, factor in zip(parts[1:], factors[1:], strict=True):
-            total = total + part * factor
+        factors = kernels.reshape(batch, out_channels, elements, *(1,) * (len(out) - 1))
+        total = parts[0] * factors.narrow(2, 0, 1)
+        for position, part in enumerate(parts[1:], start=1):
+            total = total + part * factors.narrow(2, position, 1)
         return total
     if groups > 1:
         parts = [part.unflatten(1, (groups, -1)) for part in parts]
