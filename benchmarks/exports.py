@@ -2,6 +2,7 @@
 
     python benchmarks/exports.py ['kw*' ...] --jobs 2          # classifiers; goes on where the JSON ends
     python benchmarks/exports.py --detection --jobs 2          # backbones of detectors, with their pyramid
+    python benchmarks/exports.py 'fd_*' --one-size --again     # measures anew what the JSON has
     python benchmarks/exports.py --page docs/export.md         # the tables; nothing is exported
 
 Each network is a process of its own on one thread, with weights that hide nothing (see `enliven`), at batch sizes 1, 2,
@@ -157,10 +158,10 @@ def run_all(options: argparse.Namespace) -> int:
     result = json.loads(options.out.read_text()) if options.out.is_file() else {}
     kind, kinds = KINDS[options.detection], set(KINDS.values())
     done: dict[str, Any] = result.get(kind, {})
-    left = [name for name in dict.fromkeys(names) if "error" in done.get(name, {"error": ""})]
+    left = [name for name in dict.fromkeys(names) if options.again or "error" in done.get(name, {"error": ""})]
     known = [row["seconds"] for row in done.values() if "seconds" in row]
     each = sum(known) / len(known) if known else GUESS
-    print(f"{len(names) - len(left)} networks are done, {len(left)} left; about {minutes(each, len(left), options)}")
+    print(f"{len({*names}) - len(left)} networks are done, {len(left)} left; about {minutes(each, len(left), options)}")
     lock, started, failed = Lock(), time.perf_counter(), []
 
     def work(name: str) -> None:
@@ -194,22 +195,24 @@ def line(row: dict[str, Any]) -> str:
     if "refused" in row:
         return f"refused: {row['refused'][:100]}"
     errors = ", ".join(f"{name} {error:.1e}" for name, error in row["worst"].items())
-    size = f"{row['file_bytes'] / 1e6:.1f} MB of {row['checkpoint_bytes'] / 1e6:.1f}"
+    size = f"{row['file_bytes'] / 1e6:.2f} MB of {row['checkpoint_bytes'] / 1e6:.2f}"
     return f"{size}; {errors} (tolerance {row['tolerance']:.1e}); {len(row['sizes'])} sizes; {row['seconds']:.0f} s"
 
 
 def table(rows: dict[str, Any]) -> str:
     """Rows as a table of Markdown."""
     lines = [
-        "| network | checkpoint MB | file MB | onnxruntime | OpenVINO | PyTorch float32 | image sizes | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | checkpoint MB | file MB | ratio | onnxruntime | OpenVINO | PyTorch float32 | image sizes "
+        "| seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         if "worst" not in row:
-            lines.append(f"| {name} | {row.get('refused', row.get('error', ''))} | | | | | | |")
+            lines.append(f"| {name} | {row.get('refused', row.get('error', ''))} | | | | | | | |")
             continue
         errors = [f"{row['worst'][runtime]:.1e}" for runtime in RUNTIMES] + [f"{row['own_error']:.1e}"]
         sizes = [f"{row['checkpoint_bytes'] / 1e6:.2f}", f"{row['file_bytes'] / 1e6:.2f}"]
+        sizes.append(f"{row['file_bytes'] / row['checkpoint_bytes']:.3f}")
         cells = [name, *sizes, *errors, str(len(row["sizes"])), f"{row['seconds']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -253,6 +256,7 @@ def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("networks", nargs="*", help="presets or patterns of them; all if not given")
     flags.add_argument("--detection", action="store_true", help="backbones of detectors")
+    flags.add_argument("--again", action="store_true", help="networks that the JSON has, too; new rows replace theirs")
     flags.add_argument("--jobs", type=int, default=1, help="networks at once")
     flags.add_argument("--pixels", type=int, default=PIXELS, help="side of an image")
     flags.add_argument("--one-size", action="store_true", help="fix the image size, which is quicker by a third")
@@ -261,6 +265,8 @@ def main() -> int:
     flags.add_argument("--page", type=Path, default=None, help="a page whose tables are filled")
     flags.add_argument("--one", default=None, help=argparse.SUPPRESS)
     options = flags.parse_args()
+    if options.again and not options.networks:
+        flags.error("--again needs the names of networks, or patterns of them")
     if options.page is not None:
         fill(options.page)
         return 0

@@ -18,12 +18,13 @@ from torch.export import ExportedProgram
 
 from dynaconv._version import __version__
 from dynaconv.errors import DynaconvError, require
+from dynaconv.export.locate import last_nodes
+from dynaconv.export.onnx_names import drop_defaults, name_dimensions, name_nodes, shorten_names
 from dynaconv.export.opsets import NATIVE, lower
-from dynaconv.export.signature import axis_names
 
 LARGEST_BYTES = 2 * 10**9
 """A file of ONNX ends at 2 GiB; larger networks keep their numbers beside it."""
-FOLDED_NUMBERS = 2**10
+FOLDED_NUMBERS = 2**6
 """Results of more are not computed ahead where they take more room than what they are computed from."""
 HASH_LETTERS = 12
 """Of the content in the name of a file of numbers."""
@@ -36,7 +37,7 @@ class OnnxFile:
     """What was written.
 
     Args:
-        program: PyTorch's program after decomposition, whose nodes give the file's values their names.
+        program: PyTorch's program after decomposition; the values that its modules end with bear its nodes' names.
         opset: of ONNX's operators.
         external: file of the numbers, if they stand beside the graph.
     """
@@ -88,16 +89,20 @@ def write_onnx(
     if made is None or made.exported_program is None:
         raise DynaconvError("PyTorch's ONNX exporter gave no program")
     model: Any = made.model
+    named = {*model.graph.initializers, *(node.name for node in last_nodes(made.exported_program.graph).values())}
     _fold(model)
     named = (*zip(model.graph.inputs, inputs, strict=False), *zip(model.graph.outputs, outputs, strict=False))
     for value, name in named:  # where a value is given twice, or an input is given, folding changes names
         value.name = name
     if opset < NATIVE:
         lower(model)
-    _name_nodes(model.graph)
-    _name_dimensions(model.graph)
+    name_nodes(model.graph)
+    name_dimensions(model.graph)
+    shorten_names(model.graph, named)
+    drop_defaults(model)
     model.producer_name, model.producer_version = "dynaconv", __version__
     model.metadata_props.clear()
+    model.graph.metadata_props.clear()  # PyTorch's program, spelt out
     for key, value in (properties or {}).items():
         model.metadata_props[PREFIX + key] = value if isinstance(value, str) else json.dumps(value)
     helper, number = require("onnx.helper", "export"), model.opset_imports[""]
@@ -169,7 +174,7 @@ def _fold(model: Any) -> None:
     folding = require("onnxscript.optimizer", "export")
     passes = (
         common.InlinePass(),
-        _Function(lambda m: folding.fold_constants(m, output_size_limit=FOLDED_NUMBERS)),
+        _Function(lambda m: folding.fold_constants(m, output_size_limit=FOLDED_NUMBERS, should_fold=_may_fold)),
         _Function(_drop_zero_biases),
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
@@ -185,6 +190,15 @@ def _fold(model: Any) -> None:
     )
     for step in passes:
         step(model)
+
+
+def _may_fold(node: Any) -> bool | None:
+    """No, where a table would be stored in a wider type; else as the optimiser decides, which counts numbers alone."""
+    source = node.inputs[0].const_value if node.op_type == "Cast" and node.inputs[0] is not None else None
+    if source is None or source.size <= FOLDED_NUMBERS:
+        return None
+    ir = require("onnx_ir", "export")
+    return False if ir.DataType(node.attributes["to"].value).itemsize > source.dtype.itemsize else None
 
 
 def _drop_zero_biases(model: Any) -> None:
@@ -204,54 +218,6 @@ class _Function:
 
     def __call__(self, model: Any) -> None:
         self.call(model)
-
-
-def _name_nodes(graph: Any) -> None:
-    """Name nodes by the module whose code they come from, ``layer1.0.conv1/MatMul_12``; drop traces of the code."""
-    for number, node in enumerate(graph.all_nodes()):
-        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
-        names = [name for name in _strings(scopes)[:-1] if name]
-        node.name = "/".join([*names[-1:], f"{node.op_type}_{number}"])
-        node.metadata_props.clear()
-        node.doc_string = None
-
-
-def _strings(text: str) -> list[str]:
-    """The texts of a list as Python prints it."""
-    try:
-        return [str(part) for part in json.loads(text.replace("'", '"'))] if text else []
-    except json.JSONDecodeError:
-        return []
-
-
-def _name_dimensions(graph: Any) -> None:
-    """Call what varies by its name, and leave to runtimes what follows from it."""
-    ir = require("onnx_ir", "export")
-    named: dict[str, str] = {}
-    for value in graph.inputs:
-        shape = [] if value.shape is None else list(value.shape)
-        for axis, dim in enumerate(shape):
-            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                named.setdefault(dim.value, axis_names(len(shape))[axis])
-    for value in (*graph.inputs, *graph.outputs):
-        value.metadata_props.clear()
-        value.doc_string = None
-        if value.shape is not None:
-            value.shape = ir.Shape(
-                [
-                    ir.SymbolicDim(named.get(dim.value)) if isinstance(dim, ir.SymbolicDim) else dim
-                    for dim in value.shape
-                ]
-            )
-    kept = {id(value) for value in (*graph.inputs, *graph.outputs)}
-    for node in graph.all_nodes():
-        for value in node.outputs:
-            value.metadata_props.clear()
-            if id(value) not in kept:
-                value.shape = value.type = None
-    for value in graph.initializers.values():
-        value.metadata_props.clear()
-        value.doc_string = None
 
 
 @contextlib.contextmanager

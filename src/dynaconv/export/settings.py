@@ -38,7 +38,7 @@ class ExportSettings:
         target: the runtime whose speed decides between graphs of the same function; the format's usual one if None.
         weights: how cells and kernels are stored; ``"float16"`` and ``"int8"`` are for ONNX.
         max_extra_mb: memory (1e6 bytes) that branches folded into cells may take in the file, see
-            :func:`dynaconv.prepare_inference`; weights that are more than the checkpoint's for another reason may, too.
+            :func:`dynaconv.prepare_inference`; a file that is larger than its checkpoint for another reason may, too.
         check: whether the file is run in its runtimes and compared.
         tolerance: largest error that passes, relative to how far outputs spread over the samples; by type if None.
 

@@ -15,7 +15,9 @@ from dynaconv.errors import DynaconvError, require
 
 MB = 1e6
 MORE = 0.05
-"""Share by which a file's numbers may take more room than the checkpoint's."""
+"""Share by which a file, or its numbers, may take more room than the checkpoint."""
+SMALL_BYTES = 10_000_000
+"""Of checkpoints that are smaller, the file's numbers alone are looked at: a graph does not shrink with its weights."""
 INDEX_BYTES = 4_096
 """Whole numbers that take no more are shapes and axes, a part of the graph; larger tables count as weights."""
 SLACK_BYTES = 64_000
@@ -57,23 +59,32 @@ class FileSize:
         )
         return f"{self.total / MB:.2f} MB{parts}; the checkpoint's tensors are {self.checkpoint / MB:.2f} MB"
 
-    def check(self, allowed_mb: float = 0.0) -> None:
-        """Refuse a file that holds more than the network.
+    def check(self, allowed_mb: float = 0.0, whole: bool = True) -> None:
+        """Refuse a file that is larger than the network.
 
         Args:
-            allowed_mb: that weights may take (1e6 bytes) beside what folded branches do.
+            allowed_mb: that the file may take (1e6 bytes) beside what folded branches do.
+            whole: whether the graph counts, too, where the checkpoint is no smaller than SMALL_BYTES.
 
         Raises:
-            DynaconvError: if its weights take more than 5 % above the checkpoint's, folded branches, and what is
-                allowed.
+            DynaconvError: if its weights, or the whole of it, take more than 5 % above the checkpoint, folded branches,
+                and what is allowed.
         """
         held = self.constants
-        if held is None or held <= self.checkpoint * (1 + MORE) + self.extra + allowed_mb * MB + SLACK_BYTES:
+        limit = self.checkpoint * (1 + MORE) + self.extra + allowed_mb * MB
+        if held is None:
             return
-        over = math.ceil((held - self.checkpoint - self.extra) / MB * 10) / 10
+        if held > limit + SLACK_BYTES:
+            what, taken = f"hold {held / MB:.2f} MB of weights", held
+        elif whole and self.checkpoint >= SMALL_BYTES and self.total > limit:
+            graph = (self.total - held) / MB
+            what, taken = f"take {self.total / MB:.2f} MB, {held / MB:.2f} weights and {graph:.2f} graph", self.total
+        else:
+            return
+        over = math.ceil((taken - self.checkpoint - self.extra) / MB * 10) / 10
         raise DynaconvError(
-            f"the file would hold {held / MB:.2f} MB of weights, its checkpoint {self.checkpoint / MB:.2f}; expected "
-            f"at most {MORE:.0%} more. If that is meant, allow it: max_extra_mb={over:.1f}"
+            f"the file would {what}, its checkpoint {self.checkpoint / MB:.2f}; expected at most {MORE:.0%} more. "
+            f"If that is meant, allow it: max_extra_mb={over:.1f}"
         )
 
 

@@ -11,9 +11,12 @@ from torch.export import ExportedProgram
 
 from dynaconv.errors import DynaconvError
 
+TRACES = ("stack_trace", "from_node", "torch_fn")
+"""What PyTorch notes of every node's origin beside its module, a third of a program's text."""
+
 
 def write_program(program: ExportedProgram, path: Path) -> None:
-    """Save a program, without the lines of code that it came from: they name folders of this machine.
+    """Save a program, without the lines of code and the steps that it came from: they name folders of this machine.
 
     Args:
         program: of :func:`dynaconv.export.program.trace`.
@@ -26,7 +29,8 @@ def write_program(program: ExportedProgram, path: Path) -> None:
     for graph in graphs:
         assert isinstance(graph, fx.Graph)
         for node in graph.nodes:
-            node.meta.pop("stack_trace", None)
+            for trace in TRACES:
+                node.meta.pop(trace, None)
     content = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
     try:
         torch.export.save(program, content)
