@@ -140,8 +140,35 @@ def test_a_network_that_does_not_attend_is_refused_before_training(tmp_path, met
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("kernels", "mixing"), [(1, []), (2, ["2 kernels"])])
+def test_every_kind_of_attention_is_drawn(kernels, mixing, tmp_path):
+    """With one kernel, ODConv has channels, filters and positions alone."""
+    schedule = ScheduleConfig(epochs=2, warmup_epochs=1, temperature_epochs=1)
+    run = RunConfig(accelerator="cpu", attention_maps=1)
+    recipe = tiny_recipe(schedule=schedule, run=run, method={"method": "odconv", "num_kernels": kernels})
+    result = fit(recipe, tmp_path / "run")
+    scaling = ["channel", "filter", "spatial"]
+    stems = [name.replace(" ", "_") for name in mixing + scaling]
+    files = [f"{stem}{end}" for stem in stems for end in ("-0001.png", "-0002.png", ".gif")]
+    assert sorted(path.name for path in (result.run_dir / "attention").iterdir()) == sorted(files)
+    events = EventAccumulator(str(result.run_dir / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    assert sorted(events.Tags()["images"]) == sorted(f"attention/{name}" for name in mixing + scaling)
+    assert bool(mixing) == any(tag.startswith("attention/effective_cells") for tag in events.Tags()["scalars"])
+    data = ImageDataModule.from_recipe(recipe)
+    data.setup()
+    saved, _ = load_checkpoint(result.run_dir / "last")
+    maps = collect_attention(saved, [data.val_sample(SAMPLE)])
+    for kind in scaling:
+        first, last = (event.value for event in events.Scalars(f"attention/dependence/{kind}"))
+        found = [one.dependence for one in maps.maps if one.kind == kind]
+        assert last == pytest.approx(sum(found) / len(found), rel=1e-4)
+        assert first != last
+
+
 def test_attention_without_maps_is_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(attention_watch, "sheets", lambda maps: {})
+    for kind in ("sheets", "scale_sheets"):
+        monkeypatch.setattr(attention_watch, kind, lambda maps: {})
     with pytest.raises(DynaconvError, match="attends to channel, filter, spatial alone"):
         AttentionWatch.of_run(*watched_run(method={"method": "odconv", "num_kernels": 1}), tmp_path)
 

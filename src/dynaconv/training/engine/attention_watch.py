@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynaconv.analysis.attention import AttentionMaps, collect_attention
-from dynaconv.analysis.attention.pictures import draw_sheet, sheets
+from dynaconv.analysis.attention.pictures import draw_sheet, scale_sheets, sheets
 from dynaconv.analysis.figures import save_figure
 from dynaconv.errors import DynaconvError
 from dynaconv.files import replacing
@@ -24,7 +24,7 @@ from dynaconv.training.engine.module import ClassificationModule
 from dynaconv.training.engine.trained_module import TrainedModule, trained_module
 
 FOLDER = "attention"
-"""In the run's folder: a picture an epoch and warehouse, and ``WAREHOUSE.gif`` of them all."""
+"""In the run's folder: a picture an epoch and sheet (a warehouse, a kind of ODConv's), and ``SHEET.gif`` of all."""
 SAMPLE = 128
 """Validation images that maps are averages over."""
 FRAME_MS, LAST_MS = 400, 2000
@@ -35,8 +35,9 @@ class AttentionWatch(Callback):
     """Draws what layers attend to in some validation images, the same ones every time, every so many epochs.
 
     Of the network that is judged and saved, the moving average where there is one. TensorBoard gets a map a warehouse,
-    and for each the effective number of cells, the share of attention on the assignment, and of negative weights.
-    Pictures stay in the run's folder, so that a resumed run's animation is whole.
+    and for each the effective number of cells, the share of attention on the assignment, and of negative weights; of
+    attention to channels, filters and positions (ODConv) a map a kind, and how much it depends on the image. Pictures
+    stay in the run's folder, so that a resumed run's animation is whole.
 
     Args:
         every: epochs between two pictures.
@@ -95,7 +96,7 @@ class AttentionWatch(Callback):
         images = self.images.to(next(network.parameters()).dtype)
         maps = collect_attention(network, images.split(self.batch_size))
         self._log(trainer, maps)
-        for name in sheets(maps):
+        for name in sheets(maps) | scale_sheets(maps):
             stem = _stem(name)
             path = save_figure(draw_sheet(maps, name), self.folder / f"{stem}-{epoch:04}.png", dpi=DPI)
             picture = np.asarray(Image.open(path).convert("RGB"))
@@ -120,6 +121,8 @@ class AttentionWatch(Callback):
             assigned = [one.on_assignment for one in layers if one.on_assignment is not None]
             if assigned:
                 figures[f"attention/on_assignment/{name}"] = sum(assigned) / len(assigned)
+        for name, layers in scale_sheets(maps).items():
+            figures[f"attention/dependence/{name}"] = sum(one.dependence for one in layers) / len(layers)
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
 
@@ -147,7 +150,7 @@ def _nothing_to_draw(module: ClassificationModule, data: ImageDataModule) -> str
         return "has no layer that mixes kernels by attention"
     image = torch.zeros(1, data.in_chans, data.image_size, data.image_size)
     maps = collect_attention(module.model, [image])
-    if not sheets(maps):
+    if not sheets(maps) | scale_sheets(maps):
         return f"attends to {', '.join(sorted({one.kind for one in maps.maps}))} alone, of which there are no maps"
     return None
 
