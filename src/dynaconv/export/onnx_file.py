@@ -89,7 +89,7 @@ def write_onnx(
     if made is None or made.exported_program is None:
         raise DynaconvError("PyTorch's ONNX exporter gave no program")
     model: Any = made.model
-    named = {*model.graph.initializers, *(node.name for node in last_nodes(made.exported_program.graph).values())}
+    kept = {*model.graph.initializers, *(node.name for node in last_nodes(made.exported_program.graph).values())}
     _fold(model)
     named = (*zip(model.graph.inputs, inputs, strict=False), *zip(model.graph.outputs, outputs, strict=False))
     for value, name in named:  # where a value is given twice, or an input is given, folding changes names
@@ -98,7 +98,7 @@ def write_onnx(
         lower(model)
     name_nodes(model.graph)
     name_dimensions(model.graph)
-    shorten_names(model.graph, named)
+    shorten_names(model.graph, kept)
     drop_defaults(model)
     model.producer_name, model.producer_version = "dynaconv", __version__
     model.metadata_props.clear()
