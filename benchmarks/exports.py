@@ -156,7 +156,7 @@ def run_all(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # as in every process below; the environment in the JSON names it
     names = [name for pattern in options.networks or ["*"] for name in dynaconv.list_models(pattern)]
     result = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    kind, kinds = KINDS[options.detection], set(KINDS.values())
+    kind = KINDS[options.detection]
     done: dict[str, Any] = result.get(kind, {})
     left = [name for name in dict.fromkeys(names) if options.again or "error" in done.get(name, {"error": ""})]
     known = [row["seconds"] for row in done.values() if "seconds" in row]
@@ -169,9 +169,9 @@ def run_all(options: argparse.Namespace) -> int:
         with lock:
             done[name] = row
             head = {"format": 1, "date": utc_now().isoformat(timespec="seconds"), "command": command_line()}
-            ordered = {known: done[known] for known in dynaconv.list_models() if known in done}
-            others = {other: result[other] for other in kinds if other in result and other != kind}
-            write_text(options.out, json.dumps({**head, **environment(), **others, kind: ordered}, indent=1))
+            result[kind] = {known: done[known] for known in dynaconv.list_models() if known in done}
+            tables = {table: result[table] for table in KINDS.values() if table in result}
+            write_text(options.out, json.dumps({**head, **environment(), **tables}, indent=1))
             if "error" in row:
                 failed.append(name)
             finished.append(name)
