@@ -48,13 +48,19 @@ class Preprocessing:
         names = tuple(cls.__dataclass_fields__)
         if missing := [name for name in names if name not in values]:
             raise ValueError(f"{', '.join(missing)} not in {dict(values)}; expected {', '.join(names)}")
-        made = cls(
-            int(values["image_size"]),
-            tuple(map(float, values["mean"])),
-            tuple(map(float, values["std"])),
-            float(values["crop_pct"]),
-            str(values["interpolation"]),
-        )
+        try:
+            made = cls(
+                int(values["image_size"]),
+                tuple(map(float, values["mean"])),
+                tuple(map(float, values["std"])),
+                float(values["crop_pct"]),
+                str(values["interpolation"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{dict(values)}: {error}; expected numbers, lists of them as mean and std, and as image_size the side "
+                "of a square, which images are cropped to"
+            ) from error
         if (
             made.image_size < 1
             or len(made.mean) not in (1, 3)
