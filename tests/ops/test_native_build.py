@@ -78,20 +78,22 @@ def test_without_a_compiler(folder, monkeypatch):
     assert not folder.exists()
 
 
-def test_a_compiler_that_fails_leaves_nothing_behind(folder, tmp_path, monkeypatch):
-    fake_compiler(tmp_path, monkeypatch, 'echo "kernels.c:1: error: no such machine" >&2; exit 1')
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            'echo "kernels.c:1: error: no such machine" >&2; exit 1',
+            "can not compile them: kernels.c:1: error: no such machine",
+        ),
+        ("kill -9 $$", "the compiler failed without a word"),  # as by a system without memory
+    ],
+    ids=["fails", "is killed"],
+)
+def test_a_compiler_that_ends_badly_leaves_nothing_behind(folder, tmp_path, monkeypatch, script, reason):
+    fake_compiler(tmp_path, monkeypatch, script)
     found, why = attempt()
     assert found is None
-    assert "can not compile them: kernels.c:1: error: no such machine" in why
-    assert list(folder.iterdir()) == []
-
-
-def test_a_compiler_that_is_killed_leaves_nothing_behind(folder, tmp_path, monkeypatch):
-    """As by a system without memory; it says nothing."""
-    fake_compiler(tmp_path, monkeypatch, "kill -9 $$")
-    found, why = attempt()
-    assert found is None
-    assert "the compiler failed without a word" in why
+    assert reason in why
     assert list(folder.iterdir()) == []
 
 

@@ -182,8 +182,8 @@ class _FDConvNd(MethodConvNd):
             group = torch.empty(self.places, dtype=torch.int32, device="cpu")
             group[order] = groups.clamp(max=self.num_kernels - 1).to(torch.int32)
             order = order[: self.kept].clone()
-            rows = FrequencyTable.of(order, group, self.rows, self.num_kernels)
-            self._frequencies = Constant(order), Constant(group), rows
+            table = FrequencyTable.of(order, group, self.rows, self.num_kernels)
+            self._frequencies = Constant(order), Constant(group), table
         return self._frequencies
 
     @property
